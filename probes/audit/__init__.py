@@ -1,0 +1,1 @@
+"""Where context stops working."""

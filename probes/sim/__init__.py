@@ -1,0 +1,1 @@
+"""A simulated Ollama with known true scores."""

@@ -1,0 +1,1 @@
+"""Intervals, tests and fits; each cites its formula."""

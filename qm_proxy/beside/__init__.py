@@ -1,0 +1,1 @@
+"""Events from beside the wire, off the request path."""

@@ -1,0 +1,1 @@
+"""Vega-Lite specs, one per picture."""

@@ -1,0 +1,1 @@
+"""The second port: everything that is not Ollama's traffic."""

@@ -1,0 +1,1 @@
+"""Events → findings; one small state machine per file."""

@@ -1,0 +1,1 @@
+"""Records → SQLite, and every question asked of it."""

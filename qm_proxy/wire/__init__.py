@@ -1,0 +1,1 @@
+"""Bytes → events; no I/O, no clock."""

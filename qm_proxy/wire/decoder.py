@@ -1,0 +1,23 @@
+"""The Protocol of a dialect's decoder: bytes of a response body in, events out. No I/O, no clock.
+
+A decoder gets the *decoded* body (chunk framing and content coding already removed), cut anywhere, each piece with the
+time of the read it came from. The same body gives the same events however it was cut, but for their times: a record
+bears the time of the read that completed it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from qm_proxy.events import Ending, Event, Nanoseconds
+
+__all__ = ["Decoder"]
+
+
+class Decoder(Protocol):
+    def feed(self, data: bytes, t_ns: Nanoseconds) -> list[Event]:
+        """Take the next bytes of the body; answer with the events they complete."""
+
+    def close(self, ending: Ending, t_ns: Nanoseconds) -> list[Event]:
+        """The body is over. `ending` "complete" means the HTTP framing ended cleanly; the decoder answers with `Finished`
+        (a whole non-streamed answer), or `Cut` when its dialect's terminal record is missing."""
