@@ -4,12 +4,14 @@
     header  = magic "QMB" version:u8 · relay:u16 · sequence:u64 · dropped_batches:u64 · dropped_records:u64 · dropped_bytes:u64
               · payload_length:u32 · crc32 of the header so far:u32
     payload = record*
-    record  = kind:u8 · connection:u64 · t_ns:u64 · lag_ns:u32 · length:u32 · data[length]
+    record  = kind:u8 · connection:u64 · t_ns:u64 · offset:u64 · lag_ns:u32 · length:u32 · data[length]
 
 Rules that hold here:
 
 - A batch is whole or absent. The relay drops whole batches when the pipe is full; the counters are cumulative, so the next
   batch that gets through says exactly what is missing, and `sequence` says where.
+- `offset` is how many bytes of that side of the connection came before this record (skipped ones included). After a loss
+  it tells for each connection whether, and how much of it, is missing; the others go on undisturbed.
 - A reader may start anywhere (a new observer on an old pipe): it skips to the next valid header and counts what it skipped.
 - `t_ns` is `time.monotonic_ns()` at the read; `lag_ns` the time from there to the moment the kernel had taken all of it
   (saturating; `LAG_UNKNOWN` while the receiver is slow: then a `*_READY` record tells when the backlog was gone).
@@ -33,7 +35,7 @@ _MAGIC = b"QMB" + bytes([VERSION])
 _HEADER = struct.Struct("<4sHQQQQI")
 _CRC = struct.Struct("<I")
 _HEADER_SIZE = _HEADER.size + _CRC.size
-_RECORD = struct.Struct("<BQQII")
+_RECORD = struct.Struct("<BQQQII")
 _ORDER = struct.Struct("<4sBQII")
 _ORDER_MAGIC = b"QMO" + bytes([VERSION])
 
@@ -62,9 +64,9 @@ class Kind(IntEnum):
     STATS = 19  # about the relay itself, once a second; connection 0; data: JSON object
 
 
-def pack_record(kind: Kind, connection: int, t_ns: int, lag_ns: int, data: bytes) -> bytes:
+def pack_record(kind: int, connection: int, t_ns: int, offset: int, lag_ns: int, data: bytes) -> bytes:
     """One record. `data` longer than 4 GiB is the caller's error (the relay never reads that much at once)."""
-    return _RECORD.pack(kind, connection, t_ns, lag_ns, len(data)) + data
+    return _RECORD.pack(kind, connection, t_ns, offset, lag_ns, len(data)) + data
 
 
 def pack_batch(
@@ -84,16 +86,16 @@ class Batch:
     dropped_bytes: int
     payload: bytes
 
-    def records(self) -> Iterator[tuple[int, int, int, int, bytes]]:
-        """(kind, connection, t_ns, lag_ns, data) in the order they happened. Ends early, silently, on a torn payload."""
+    def records(self) -> Iterator[tuple[int, int, int, int, int, bytes]]:
+        """(kind, connection, t_ns, offset, lag_ns, data) in the order they happened. Ends early, silently, on a torn payload."""
         payload, offset, end, size = self.payload, 0, len(self.payload), _RECORD.size
         unpack = _RECORD.unpack_from
         while offset + size <= end:
-            kind, connection, t_ns, lag_ns, length = unpack(payload, offset)
+            kind, connection, t_ns, bytes_before, lag_ns, length = unpack(payload, offset)
             offset += size + length
             if offset > end:
                 return
-            yield kind, connection, t_ns, lag_ns, payload[offset - length : offset]
+            yield kind, connection, t_ns, bytes_before, lag_ns, payload[offset - length : offset]
 
 
 class Reader:
