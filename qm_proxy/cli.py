@@ -1,0 +1,5 @@
+"""The command `qm-proxy`."""
+
+
+def main() -> None:
+    """Replaced in the next commit."""

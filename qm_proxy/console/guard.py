@@ -1,0 +1,86 @@
+"""Who may speak to the console: exact Host and Origin lists, and a bearer token where one is set.
+
+A page on any website can send requests to 127.0.0.1; what stops it is that its Host (DNS rebinding) or its Origin is not one
+of ours. Errors are RFC 9457 problem documents, as everywhere on the console.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["Guard", "names_of", "problem"]
+
+
+def names_of(addresses: Iterable[tuple[str, int]], extra: Iterable[str] = ()) -> frozenset[str]:
+    """Every `host:port` by which these listening addresses may be called, lower case; port 80 also without its number."""
+    names: set[str] = {name.lower() for name in extra}
+    for host, port in addresses:
+        hosts = {f"[{host}]" if ":" in host else host}
+        if host in ("127.0.0.1", "::1", "0.0.0.0", "::"):
+            hosts |= {"localhost", "127.0.0.1", "[::1]"}
+        names |= {f"{h}:{port}" for h in hosts}
+        if port == 80:
+            names |= hosts
+    return frozenset(name.lower() for name in names)
+
+
+def problem(status: int, title: str, detail: str, *, kind: str = "about:blank") -> tuple[int, bytes]:
+    """(status, body) of a problem document."""
+    return status, json.dumps({"type": kind, "title": title, "status": status, "detail": detail}).encode()
+
+
+class Guard:
+    """ASGI middleware around everything on the console port."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str], token: str | None = None) -> None:
+        self.app = app
+        self.names = names
+        self.token = None if token is None else token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        refusal = self._judge(scope)
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        status, body, extra = refusal
+        headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode()), *extra]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _judge(self, scope: Scope) -> tuple[int, bytes, list[tuple[bytes, bytes]]] | None:
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in (b"host", b"origin", b"authorization", b"cookie") and name in headers and name != b"cookie":
+                return *problem(400, "Ambiguous request", f"Two {name.decode()} headers."), []
+            headers[name] = value
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if host not in self.names:
+            known = ", ".join(sorted(self.names))
+            return *problem(421, "Not this server", f"The console answers to {known}, not to {host!r}."), []
+        origin = headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1").lower() not in {
+            f"{scheme}://{n}" for n in self.names for scheme in ("http", "https")
+        }:
+            return *problem(403, "Foreign origin", "Only the console's own page may call it from a browser."), []
+        if self.token is not None and scope["path"] != "/healthz" and not self._knows_token(headers, scope):
+            challenge = [(b"www-authenticate", b"Bearer")]
+            return *problem(401, "Token needed", "Send 'Authorization: Bearer TOKEN' (the console's --console-token)."), challenge
+        return None
+
+    def _knows_token(self, headers: dict[bytes, bytes], scope: Scope) -> bool:
+        assert self.token is not None
+        offered = headers.get(b"authorization", b"")
+        if offered[:7].lower() == b"bearer " and hmac.compare_digest(offered[7:].strip(), self.token):
+            return True
+        for cookie in headers.get(b"cookie", b"").split(b";"):
+            name, _, value = cookie.strip().partition(b"=")
+            if name == b"qm_token" and hmac.compare_digest(value, self.token):
+                return True
+        return False

@@ -1,0 +1,63 @@
+"""The console answers only to its own names, its own page and its own token."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from qm_proxy.console.guard import Guard, names_of
+
+
+async def _hello(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("hello")
+
+
+def client(token: str | None = None) -> TestClient:
+    app = Starlette(routes=[Route("/", _hello), Route("/healthz", _hello)])
+    guarded = Guard(app, names_of([("127.0.0.1", 11437)], ["box.local:11437"]), token)
+    return TestClient(guarded, base_url="http://127.0.0.1:11437")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:11437", "localhost:11437", "LOCALHOST:11437", "[::1]:11437", "box.local:11437"])
+def test_own_names_pass(host: str) -> None:
+    assert client().get("/", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:80", "localhost:11437.evil.example", ""])
+def test_other_names_are_refused(host: str) -> None:
+    answer = client().get("/", headers={"host": host})
+    assert answer.status_code == 421
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert set(answer.json()) == {"type", "title", "status", "detail"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:11437", 200),
+        ("http://localhost:11437", 200),
+        ("http://localhost:3000", 403),
+        ("null", 403),
+        ("https://evil.example", 403),
+    ],
+)
+def test_origin(origin: str, status: int) -> None:
+    assert client().get("/", headers={"origin": origin}).status_code == status
+
+
+def test_token() -> None:
+    asking = client("s3cret")
+    assert asking.get("/").status_code == 401
+    assert asking.get("/", headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert asking.get("/", headers={"authorization": "bearer s3cret"}).status_code == 200
+    assert asking.get("/", headers={"cookie": "a=b; qm_token=s3cret"}).status_code == 200
+    assert asking.get("/healthz").status_code == 200
+
+
+def test_two_hosts_are_refused() -> None:
+    answer = client().get("/", headers=[("host", "127.0.0.1:11437"), ("host", "evil.example")])  # type: ignore[arg-type]
+    assert answer.status_code in (400, 421)
