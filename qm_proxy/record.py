@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from qm_proxy.events import Asked, Dialect, Ending, Nanoseconds, Operation
 from qm_proxy.findings import Finding
 
-__all__ = ["Chunks", "InterToken", "Opened", "Progress", "Record", "ToolCallSeen"]
+__all__ = [
+    "Chunks",
+    "InterToken",
+    "Opened",
+    "Placed",
+    "Prefix",
+    "Progress",
+    "Record",
+    "Relation",
+    "SessionSource",
+    "ToolCallSeen",
+    "Turnaround",
+]
+
+SessionSource = Literal[
+    "header",  # the client's own id, in a header
+    "metadata",  # the client's own id, in the body
+    "responses",  # previous_response_id
+    "prefix",  # its messages continue, fork, shorten or quote those of an earlier exchange
+    "new",  # nothing known fits: the first of its session
+]
+Relation = Literal[
+    "start",  # the first exchange of its session
+    "next",  # goes on where the trajectory's last exchange ended
+    "retry",  # the same request again
+    "rewrite",  # goes on, but the client changed earlier messages
+    "fork",  # goes on from an earlier point: an edit, a dropped turn, a parallel branch
+    "compaction",  # goes on with a shortened or summarised history
+    "subagent",  # another agent that this session started
+    "side",  # a title, a summary, a topic check: one question about the session
+]
 
 
 @dataclass(slots=True)
@@ -47,6 +78,67 @@ class Chunks:
 
 
 @dataclass(slots=True)
+class Turnaround:
+    """A tool's result has come back: from the model's complete call to the request that brings the result."""
+
+    exchange_id: str  # whose answer made the call
+    index: int  # of the call in that answer
+    call_id: str
+    name: str
+    asked_ns: Nanoseconds  # the call was complete on the wire
+    back_ns: Nanoseconds  # first byte of the request that brings the result
+    is_error: bool | None  # as the client says; None where the dialect does not
+
+    @property
+    def seconds(self) -> float:
+        return (self.back_ns - self.asked_ns) / 1e9
+
+
+@dataclass(slots=True)
+class Prefix:
+    """How much of the previous turn's prompt this one repeats from its very start: what a prefix cache can reuse.
+
+    Counted in characters of the request (tools, system prompt, messages; media count as one), as only the server has tokens.
+    `thinking` is left out: most templates drop it from earlier turns. `broken_at` is None when all of it is repeated.
+    """
+
+    previous_characters: int
+    common_characters: int
+    characters: int
+    previous_messages: int
+    common_messages: int
+    broken_at: Literal["tools", "message"] | None = None
+    message: int | None = None  # index of the first message that differs
+    role: str | None = None
+    character: int | None = None  # offset in that message; None when its former text is not held any more
+    difference: tuple[str, str] | None = None  # before and now, ≤ 80 characters each; memory only, never stored or exported
+    lost_tokens: int | None = None  # estimated at close: prompt tokens that had to be evaluated again
+    lost_s: float | None = None  # estimated at close: prefill time spent on them
+
+
+@dataclass(slots=True)
+class Placed:
+    """Where an exchange stands among the others. Decided when it opens; `prefix.lost_*` and `expected` follow when it closes."""
+
+    session_id: str
+    source: SessionSource
+    relation: Relation
+    trajectory: int  # 0 is the session's main line; forks, sub-agents and side calls count on
+    turn: int  # 1, 2, … within its trajectory; a retry keeps its number
+    parent_trajectory: int | None = None
+    previous_exchange_id: str | None = None  # in this trajectory, or the one it branched from
+    client_session: str | None = None  # the client's own id
+    new_messages: int = 0  # messages that the previous turn did not have
+    wait_s: float | None = None  # since the session's last answer ended, nothing being in flight; None: something was
+    waited_for: Literal["tools", "user"] | None = None
+    results: list[Turnaround] = field(default_factory=list)
+    prefix: Prefix | None = None
+    model_s: float | None = None  # at close: what this exchange adds to the time in which the session waited for the model
+    tip: int | None = None  # keyed hash of the history as sent, and with the answer: how a restart finds the session again
+    expected: int | None = None
+
+
+@dataclass(slots=True)
 class Opened:
     """An exchange has begun: its request is known."""
 
@@ -67,6 +159,7 @@ class Opened:
     traceparent: str | None = None
     tracestate: str | None = None
     connection: int = 0
+    placed: Placed | None = None  # set by sessions before any sink sees it; None: belongs to no session
 
 
 @dataclass(slots=True)
