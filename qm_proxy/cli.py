@@ -1,5 +1,267 @@
-"""The command `qm-proxy`."""
+"""The command `qm-proxy`: flags → settings → wiring → run. Errors become one clear line and CONTRACT's exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qm_proxy import __version__
+from qm_proxy.errors import QmError, SettingsError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="qm-proxy",
+    help="An oscilloscope for Ollama: times every token of real traffic, and measures a model on demand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Listen = Annotated[str | None, typer.Option(help="Where clients connect. [dim]127.0.0.1:11436[/]", show_default=False)]
+UpstreamUrl = Annotated[str | None, typer.Option(help="The Ollama behind it. [dim]$OLLAMA_HOST or :11434[/]", show_default=False)]
+Console = Annotated[str | None, typer.Option(help="Page, API, metrics, MCP; or off. [dim]127.0.0.1:11437[/]", show_default=False)]
+Db = Annotated[str | None, typer.Option(help="SQLite file, or off. [dim]data directory[/]", show_default=False)]
+Config = Annotated[Path | None, typer.Option(help="TOML file with the same names.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"qm-proxy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def _settings(config: Path | None, **flags: Any) -> Any:
+    from qm_proxy.settings import load
+
+    return load({name: value for name, value in flags.items() if value is not None}, config)
+
+
+def plan_of(settings: Any, **beside: Any) -> dict[str, Any]:
+    """The settings as the JSON that supervisor, relays and observer are started with."""
+    plan: dict[str, Any] = settings.model_dump(mode="json")
+    plan["console"] = None if plan["console"].strip().lower() == "off" else plan["console"]
+    return plan | beside
+
+
+@app.command()
+def serve(
+    listen: Listen = None,
+    upstream: UpstreamUrl = None,
+    console: Console = None,
+    db: Db = None,
+    guard: Annotated[str | None, typer.Option(help="observe or cut. [dim]observe[/]", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="Relay processes. [dim]1[/]", show_default=False)] = None,
+    capture_content: Annotated[bool | None, typer.Option("--capture-content", help="Store prompts and answers.")] = None,
+    no_excerpts: Annotated[bool, typer.Option("--no-excerpts", help="Findings keep no text at all.")] = False,
+    grace: Annotated[float | None, typer.Option(help="Seconds for streams to end. [dim]10[/]", show_default=False)] = None,
+    console_token: Annotated[str | None, typer.Option(help="Bearer token the console asks for.", show_default=False)] = None,
+    poll: Annotated[float | None, typer.Option(help="Seconds between looks at /api/ps. [dim]2[/]", show_default=False)] = None,
+    config: Config = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line per exchange.")] = False,
+) -> None:
+    """Proxy in front of Ollama, with its console.
+
+    Example: [bold]qm-proxy serve[/], then point your editor at http://127.0.0.1:11436 (see [bold]qm-proxy clients[/]).
+    """
+    settings = _settings(
+        config,
+        listen=listen,
+        upstream=upstream,
+        console=console,
+        db=db,
+        guard=guard,
+        workers=workers,
+        capture_content=capture_content,
+        excerpts=False if no_excerpts else None,
+        grace=grace,
+        console_token=console_token,
+        poll=poll,
+    )
+    plan = plan_of(settings, quiet=quiet)
+    sys.stdout.flush()
+    # The supervisor is small and stays; this process, with pydantic and typer in it, becomes the supervisor.
+    os.execv(sys.executable, [sys.executable, "-m", "qm_proxy.supervisor", json.dumps(plan)])
+
+
+@app.command()
+def sim(
+    listen: Annotated[str, typer.Option(help="Where it answers as Ollama would.")] = "127.0.0.1:11434",
+    personas: Annotated[Path | None, typer.Option(help="JSON file with more personas.", show_default=False)] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Show the personas and their truth, and end.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same behaviour.")] = 0,
+    speed: Annotated[float, typer.Option(help="1 is real time; 10 is ten times as fast.")] = 1.0,
+    truth: Annotated[Path | None, typer.Option(help="Log what was really sent, as JSONL.", show_default=False)] = None,
+) -> None:
+    """The simulated Ollama alone: models with stated truth.
+
+    Example: [bold]qm-proxy sim --listen 127.0.0.1:11434[/], then [bold]ollama list[/].
+    """
+    from probes.sim.server import run
+
+    raise typer.Exit(run(listen=listen, personas=personas, list_only=list_only, seed=seed, speed=speed, truth=truth))
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option(help="End by itself after this long.", show_default=False)] = None,
+    listen: Annotated[str, typer.Option(help="Proxy address; port 0 takes a free one.")] = "127.0.0.1:0",
+    console: Annotated[str, typer.Option(help="Console address.")] = "127.0.0.1:0",
+    db: Db = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same traffic.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """The whole thing at work on a simulated Ollama with known truth; ends with planted beside found.
+
+    Example: [bold]qm-proxy demo --seconds 20[/]
+    """
+    from qm_proxy.demo import run_demo
+
+    raise typer.Exit(run_demo(seconds=seconds, listen=listen, console=console, db=db, seed=seed, as_json=as_json))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    listen: Listen = None,
+    upstream: UpstreamUrl = None,
+    console: Console = None,
+    db: Db = None,
+    config: Config = None,
+) -> None:
+    """Run a command (an agent, an editor) with just that child pointed at the proxy; serves if nothing does yet.
+
+    Example: [bold]qm-proxy run -- claude --model qwen3-coder[/]
+    """
+    from qm_proxy.run import run_command
+
+    if not context.args:
+        raise SettingsError("There is no command to run.", remedy="qm-proxy run -- COMMAND …")
+    settings = _settings(config, listen=listen, upstream=upstream, console=console, db=db)
+    raise typer.Exit(run_command(context.args, plan_of(settings, quiet=True)))
+
+
+@app.command()
+def clients(
+    name: Annotated[str | None, typer.Argument(help="One client; all when left out.", show_default=False)] = None,
+    listen: Listen = None,
+    console: Console = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """The exact lines that point an editor or agent at the proxy and at the MCP server.
+
+    Example: [bold]qm-proxy clients claude-code[/]
+    """
+    from qm_proxy.clients import CLIENTS, find
+
+    settings = _settings(config, listen=listen, console=console)
+    proxy = f"http://{settings.listen}"
+    mcp = None if settings.console == "off" else f"http://{settings.console}"
+    chosen = CLIENTS
+    if name is not None:
+        one = find(name)
+        if one is None:
+            raise SettingsError(f"No lines for {name!r}.", remedy="Known: " + ", ".join(c.name for c in CLIENTS) + ".")
+        chosen = (one,)
+    if as_json:
+        rows = [
+            {
+                "name": c.name,
+                "title": c.title,
+                "dialect": c.dialect,
+                "point": c.point(proxy),
+                "mcp": c.mcp(mcp) if c.mcp and mcp else None,
+                "environment": c.environment(proxy) if c.environment else None,
+            }
+            for c in chosen
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console as Screen
+
+    screen = Screen(highlight=False, soft_wrap=True)
+    for c in chosen:
+        screen.print(f"[bold]{c.title}[/]  [dim]{c.dialect}[/]")
+        screen.print(_indent(c.point(proxy)), markup=False)
+        if c.mcp and mcp:
+            screen.print("  [dim]MCP:[/]")
+            screen.print(_indent(c.mcp(mcp)), markup=False)
+        screen.print()
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {part}" for part in text.splitlines())
+
+
+@app.command()
+def doctor(
+    listen: Listen = None,
+    upstream: UpstreamUrl = None,
+    console: Console = None,
+    db: Db = None,
+    config: Config = None,
+    unhang: Annotated[str | None, typer.Option(metavar="MODEL", help="Free a hung slot of MODEL.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Is everything in place? Each finding with its remedy.
+
+    Example: [bold]qm-proxy doctor[/]; [bold]qm-proxy doctor --unhang qwen3:8b[/] when a model stopped answering.
+    """
+    from qm_proxy import doctor as examination
+
+    settings = _settings(config, listen=listen, upstream=upstream, console=console, db=db)
+    if unhang is not None:
+        reason = examination.unhang(settings.upstream, unhang)
+        if as_json:
+            print(json.dumps({"model": unhang, "answer": reason}))
+        else:
+            print(f"{unhang}: {reason}. The next request loads it afresh.")
+        return
+    checks = list(examination.examine(settings))
+    if as_json:
+        print(json.dumps([{"name": c.name, "state": c.state, "found": c.found, "remedy": c.remedy} for c in checks], indent=2))
+    else:
+        from rich.console import Console as Screen
+
+        screen = Screen(highlight=False)
+        marks = {"good": "[green]✓[/]", "note": "[yellow]![/]", "bad": "[red]✗[/]"}
+        for check in checks:
+            screen.print(f"{marks[check.state]} {check.name:<22} {check.found}")
+            if check.remedy:
+                screen.print(f"  [dim]{'':<22} {check.remedy}[/]")
+    if any(c.state == "bad" and c.name == "upstream" for c in checks):
+        raise typer.Exit(5)
+    if any(c.state == "bad" for c in checks):
+        raise typer.Exit(2)
 
 
 def main() -> None:
-    """Replaced in the next commit."""
+    """Entry of the command and of `python -m qm_proxy`."""
+    try:
+        app(standalone_mode=True)
+    except QmError as exc:
+        print(f"qm-proxy: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
