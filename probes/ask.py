@@ -1,0 +1,193 @@
+"""The asking side's nouns: a probe yields an `Ask`, is sent an `Answer`, returns its section of the result.
+
+Rules that hold here:
+
+- A probe is a generator and does no I/O: it runs in a test without a server, and from recorded rows without a model.
+- What it asks depends only on its plan, its seed and the answers so far. Each step bears a `key` that is unique in its
+  run; a run is resumed by answering from the recorded rows until they end.
+- When the run must stop, `Stopped` is thrown in at the yield; the probe concludes from what it has and returns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+from qm_proxy.events import (
+    PAYLOAD,
+    Cut,
+    Ending,
+    Event,
+    Failed,
+    Finished,
+    HostSample,
+    Malformed,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    Usage,
+)
+
+__all__ = ["Answer", "Ask", "Chunk", "Note", "Probe", "Step", "StopReason", "Stopped", "Wait", "fingerprint"]
+
+T = TypeVar("T")
+StopReason = Literal["interrupted", "cancelled", "upstream", "budget"]
+
+
+@dataclass(slots=True)
+class Ask:
+    """One request to the upstream. `body` is sent as JSON, exactly as it stands."""
+
+    key: str
+    path: str
+    body: dict[str, object] | None = None
+    method: str = "POST"
+    silence_s: float = 600.0  # give up when no byte came for so long
+    limit_s: float | None = None  # and when the whole answer took so long
+    presumes_warm: bool = False  # its time means nothing unless the runner is loaded and warmed up
+
+
+@dataclass(slots=True)
+class Wait:
+    """Let `seconds` pass before the next step (memory settles, an unload completes). Not repeated on resume."""
+
+    key: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class Note:
+    """Progress for the person who waits; costs nothing and is sent an empty `Answer`."""
+
+    text: str
+    step: int = 0
+    steps: int = 0
+
+
+Step: TypeAlias = Ask | Wait | Note
+
+
+class Chunk(NamedTuple):
+    """One chunk of an answer: when it was read here, when the server stamped it, and what it was."""
+
+    t_ns: int
+    server_ns: int | None
+    kind: Literal["text", "thinking", "tool"]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back: the same events that the passive half decodes. Times are monotonic ns of this process."""
+
+    key: str
+    started_ns: int = 0  # the request's first byte was written
+    ended_ns: int = 0
+    at_unix_s: float = 0.0  # wall clock of the start, for display and drift only
+    connect_ns: int | None = None  # how long connecting took, before `started_ns`
+    head_ns: int | None = None  # the response head was read
+    status: int | None = None  # None: no response
+    ending: Ending = "complete"
+    events: list[Event] = field(default_factory=list)
+    document: object = None  # parsed JSON of a call that is no generation
+    error: str | None = None  # what went wrong below HTTP, or the server's own words
+    host: list[HostSample] = field(default_factory=list)  # the machine while it ran
+    replayed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """The server answered, said 2xx and finished what it began."""
+        return self.status is not None and self.status < 300 and self.ending == "complete" and self.error is None
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+    @property
+    def thinking(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, ThinkingDelta))
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return [event for event in self.events if isinstance(event, ToolCall)]
+
+    @property
+    def usage(self) -> Usage | None:
+        return next((event for event in reversed(self.events) if isinstance(event, Usage)), None)
+
+    @property
+    def failed(self) -> Failed | None:
+        return next((event for event in self.events if isinstance(event, Failed)), None)
+
+    @property
+    def finished(self) -> Finished | None:
+        return next((event for event in self.events if isinstance(event, Finished)), None)
+
+    @property
+    def cut(self) -> Cut | None:
+        return next((event for event in self.events if isinstance(event, Cut)), None)
+
+    @property
+    def malformed(self) -> int:
+        return sum(isinstance(event, Malformed) for event in self.events)
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """Every chunk with its times, in order of arrival."""
+        return list(self._chunks())
+
+    def _chunks(self) -> Iterator[Chunk]:
+        for event in self.events:
+            if not isinstance(event, PAYLOAD) or (isinstance(event, ToolCall) and not event.whole):
+                continue
+            if isinstance(event, TextDelta):
+                yield Chunk(event.t_ns, event.server_ns, "text")
+            elif isinstance(event, ThinkingDelta):
+                yield Chunk(event.t_ns, event.server_ns, "thinking")
+            else:
+                yield Chunk(event.t_ns, event.server_ns, "tool")
+
+    @property
+    def input_tokens(self) -> int | None:
+        return usage.input_tokens if (usage := self.usage) else None
+
+    @property
+    def output_tokens(self) -> int | None:
+        return usage.output_tokens if (usage := self.usage) else None
+
+    @property
+    def ttft_any_s(self) -> float | None:
+        """Request written to the first chunk of any kind."""
+        first = next(self._chunks(), None)
+        return (first.t_ns - self.started_ns) / 1e9 if first else None
+
+    @property
+    def ttft_content_s(self) -> float | None:
+        """Request written to the first chunk that is not thinking."""
+        first = next((chunk for chunk in self._chunks() if chunk.kind != "thinking"), None)
+        return (first.t_ns - self.started_ns) / 1e9 if first else None
+
+    @property
+    def total_s(self) -> float:
+        return (self.ended_ns - self.started_ns) / 1e9
+
+
+class Stopped(Exception):
+    """Thrown into a probe that must conclude now. `reason` says who stopped it, `detail` in words."""
+
+    def __init__(self, reason: StopReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason: StopReason = reason
+        self.detail = detail
+
+
+Probe: TypeAlias = Generator[Step, Answer, T]
+
+
+def fingerprint(ask: Ask) -> str:
+    """A short digest of what was asked, so that a recorded row answers only the question it was recorded for."""
+    from hashlib import sha256
+
+    asked = json.dumps([ask.method, ask.path, ask.body], sort_keys=True, separators=(",", ":"))
+    return sha256(asked.encode()).hexdigest()[:16]
