@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,7 +74,7 @@ class Chunks:
     arrival: bytes
     written: bytes | None
     kinds: list[tuple[str, int]]
-    coalesced: list[int]  # indices of chunks that came in the same read as the one before
+    coalesced: Sequence[int]  # indices of chunks that came in the same read as the one before; `arrival` marks them too
     suspended: list[int] = field(default_factory=list)  # indices before which the machine slept: marked, not measured
 
 
@@ -224,6 +225,8 @@ class Record:
     trace_id: str | None
     # beside CONTRACT's fields: what the sinks need and the console does not show in lists
     cached_tokens: int | None = None
+    withheld_tokens: int | None = None  # output_tokens − chunks of a stream: tokens that came in no chunk of their own
+    doubts: list[str] = field(default_factory=list)  # what in these numbers disagrees or was cut to fit, in words
     error: str | None = None  # the server's message, ≤ 200 characters
     undecoded: str | None = None  # why the body could not be read, in words
     series: Chunks | None = None
