@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from qm_proxy.findings import Finding
@@ -52,9 +53,9 @@ class Terminal:
         print(text, file=self.out, flush=True)
 
 
-def line(record: Record, paint: object = None) -> str:
+def line(record: Record, paint: Callable[[str, str], str] | None = None) -> str:
     """One exchange: local time, client, model, TTFT, rate, tokens, total, how it ended; why it was slow on a second line."""
-    colour = paint if callable(paint) else lambda text, tone: text
+    colour = paint or _plain
     clock = record.started_at[11:19]
     rate = "–" if record.tokens_per_s is None else f"{record.tokens_per_s:.1f}"
     tokens = "–" if record.output_tokens is None else str(record.output_tokens)
@@ -73,6 +74,10 @@ def line(record: Record, paint: object = None) -> str:
         text += f"\n         {record.error}"
     if record.slow_because:
         text += "\n" + colour(f"         {record.slow_because}", "dim")
+    return text
+
+
+def _plain(text: str, tone: str) -> str:
     return text
 
 

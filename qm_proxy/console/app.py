@@ -1,0 +1,70 @@
+"""The console application: guard around page, API, metrics and what wiring mounts (MCP, jobs). Starlette on uvicorn with h11."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
+
+from qm_proxy.console.api import Status, http_problem, routes
+from qm_proxy.console.guard import Guard, names_of
+from qm_proxy.store.queries import Queries
+
+__all__ = ["Server", "build"]
+
+
+def build(
+    queries: Queries,
+    status: Status,
+    *,
+    names: frozenset[str],
+    token: str | None = None,
+    mounts: Sequence[BaseRoute] = (),
+) -> Guard:
+    """The ASGI application. `names` are the exact `host:port` it answers to; `mounts` come after the API's routes."""
+    app = Starlette(routes=[*routes(queries, status), *mounts], exception_handlers={HTTPException: http_problem})
+    return Guard(app, names, token)
+
+
+class Server(uvicorn.Server):
+    """uvicorn on sockets that are already bound; signals are the supervisor's business, not its."""
+
+    def __init__(self, app: Guard, sockets: list[socket.socket]) -> None:
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        super().__init__(config)
+        self._sockets = sockets
+
+    def install_signal_handlers(self) -> None:
+        """None: see the class."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+    async def run_until_stopped(self) -> None:
+        await self.serve(sockets=self._sockets)
+
+    async def stop(self, task: asyncio.Task[None]) -> None:
+        """End the streams that are open and wait for `task`, which runs `run_until_stopped`."""
+        self.should_exit = True
+        await task
+
+
+def names_of_sockets(sockets: Sequence[socket.socket]) -> frozenset[str]:
+    """Every name by which these listening sockets may be called."""
+    return names_of([(s.getsockname()[0], s.getsockname()[1]) for s in sockets if s.family != socket.AF_UNIX])

@@ -1,0 +1,271 @@
+"""The second process's heart: batches from the relays → connections → exchanges → sinks. No sockets here; wiring feeds it.
+
+Rules that hold here:
+
+- Nothing here can touch a stream. Whatever fails is counted (`troubles`) and costs an observation, never traffic.
+- The relay's offsets tell, connection by connection, what a dropped batch took. A connection that lost bytes is read on where
+  that is sound, else given up until its next request begins; the others never notice.
+- A new observer finds old connections in mid-stream. It counts their bytes and picks each up at its next request.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from qm_proxy.events import HostSample, Nanoseconds, Residency
+from qm_proxy.exchange import Exchange
+from qm_proxy.findings import Finding
+from qm_proxy.record import Opened, Progress, Record
+from qm_proxy.relay.pipe import LAG_UNKNOWN, Batch, Kind
+from qm_proxy.sinks import Sink
+from qm_proxy.wire.http import Broken, HttpConnection, HttpEvent, RequestHead, ResponseEnd
+
+__all__ = ["Fanout", "MakeExchange", "Observer"]
+
+_REQUEST_BEGINS = re.compile(rb"[A-Z]{3,16} \S+ HTTP/1\.[01]\r?\n")
+
+
+class MakeExchange(Protocol):
+    """Builds the Exchange of one request; given by wiring, which knows sinks, detectors and settings."""
+
+    def __call__(self, head: RequestHead, connection: int) -> Exchange: ...
+
+
+class Fanout:
+    """One Sink to the exchange, many behind it. A sink that raises is counted and does not stop the next."""
+
+    def __init__(self, sinks: Iterable[Sink]) -> None:
+        self.sinks = list(sinks)
+        self.failures: dict[str, int] = {}
+
+    def opened(self, opened: Opened) -> None:
+        self._each(lambda sink: sink.opened(opened))
+
+    def progress(self, progress: Progress) -> None:
+        self._each(lambda sink: sink.progress(progress))
+
+    def found(self, finding: Finding) -> None:
+        self._each(lambda sink: sink.found(finding))
+
+    def closed(self, record: Record) -> None:
+        self._each(lambda sink: sink.closed(record))
+
+    def _each(self, call: Callable[[Sink], None]) -> None:
+        for sink in self.sinks:
+            try:
+                call(sink)
+            except Exception:
+                name = type(sink).__name__
+                self.failures[name] = self.failures.get(name, 0) + 1
+
+
+class _Connection:
+    """One client connection as the copy shows it."""
+
+    __slots__ = ("client_bytes", "exchanges", "http", "key", "peer", "upstream_bytes")
+
+    def __init__(self, key: int, peer: str) -> None:
+        self.key = key
+        self.peer = peer
+        self.http: HttpConnection | None = HttpConnection()  # None: given up until a request begins
+        self.exchanges: dict[int, Exchange] = {}
+        self.client_bytes = 0
+        self.upstream_bytes = 0
+
+
+class Observer:
+    """Fed with batches; makes exchanges and tells them what happened. `status()` is what the console shows about it."""
+
+    def __init__(self, make_exchange: MakeExchange) -> None:
+        self._make = make_exchange
+        self._connections: dict[tuple[int, int], _Connection] = {}
+        self._last: dict[int, tuple[int, int]] = {}  # relay → (sequence, dropped batches)
+        self.relays: dict[int, dict[str, Any]] = {}
+        self.batches = self.records = self.exchanges_seen = 0
+        self.batches_missed = self.bytes_missed = self.connections_given_up = 0
+        self.first_sequence: dict[int, int] = {}
+        self.troubles: dict[str, int] = {}
+
+    # --- from the pipe ------------------------------------------------------------------------------------------------
+
+    def take(self, batch: Batch) -> None:
+        """All records of one batch, in order."""
+        self.batches += 1
+        last = self._last.get(batch.relay)
+        if last is None:
+            self.first_sequence[batch.relay] = batch.sequence
+        else:
+            self.batches_missed += max(0, batch.sequence - last[0] - 1)
+        self._last[batch.relay] = (batch.sequence, batch.dropped_batches)
+        for kind, connection, t_ns, offset, lag_ns, data in batch.records():
+            self.records += 1
+            try:
+                self._record(batch.relay, kind, connection, Nanoseconds(t_ns), offset, lag_ns, data)
+            except Exception as exc:
+                self._trouble(exc)
+                self._give_up(batch.relay, connection, Nanoseconds(t_ns))
+
+    def _record(self, relay: int, kind: int, connection: int, t_ns: Nanoseconds, offset: int, lag_ns: int, data: bytes) -> None:
+        if kind == Kind.STATS:
+            self.relays[relay] = json.loads(data)
+            return
+        key = (relay, connection)
+        if kind == Kind.OPENED:
+            self._connections[key] = _Connection(connection, data.decode("utf-8", "replace"))
+            return
+        c = self._connections.get(key)
+        if c is None:
+            if kind == Kind.CLOSED:
+                return
+            c = self._connections[key] = _Connection(connection, "")
+            if kind == Kind.CLIENT_DATA and offset == 0:
+                pass  # only its opening was lost
+            else:
+                c.http = None
+                c.client_bytes = offset if kind in (Kind.CLIENT_DATA, Kind.CLIENT_SKIPPED) else 0
+                c.upstream_bytes = offset if kind in (Kind.UPSTREAM_DATA, Kind.UPSTREAM_SKIPPED) else 0
+        if kind == Kind.UPSTREAM_DATA:
+            self._upstream_data(c, t_ns, offset, lag_ns, data)
+        elif kind == Kind.CLIENT_DATA:
+            self._client_data(c, t_ns, offset, data)
+        elif kind == Kind.CLIENT_SKIPPED:
+            self._skipped(c, "client", int.from_bytes(data, "little"), t_ns)
+        elif kind == Kind.UPSTREAM_SKIPPED:
+            self._skipped(c, "upstream", int.from_bytes(data, "little"), t_ns)
+        elif kind in (Kind.CLIENT_SLOW, Kind.CLIENT_READY):
+            for exchange in c.exchanges.values():
+                (exchange.client_slow if kind == Kind.CLIENT_SLOW else exchange.client_ready)(t_ns)
+        elif kind == Kind.REFUSED:
+            for exchange in c.exchanges.values():
+                exchange.refused(data.decode("utf-8", "replace"), t_ns)
+        elif kind == Kind.CUT:
+            for exchange in c.exchanges.values():
+                exchange.cut(t_ns)
+        elif kind == Kind.SHUTDOWN:
+            for exchange in c.exchanges.values():
+                exchange.shutdown(t_ns)
+        elif kind == Kind.CLOSED:
+            self._end(key, c, t_ns)
+        elif c.http is not None:
+            if kind == Kind.CLIENT_EOF:
+                self._tell(c, c.http.client_end("eof", t_ns))
+            elif kind == Kind.CLIENT_RESET:
+                self._tell(c, c.http.client_end("reset", t_ns))
+            elif kind == Kind.UPSTREAM_EOF:
+                self._tell(c, c.http.upstream_end("eof", t_ns))
+            elif kind == Kind.UPSTREAM_RESET:
+                self._tell(c, c.http.upstream_end("reset", t_ns))
+
+    def _upstream_data(self, c: _Connection, t_ns: Nanoseconds, offset: int, lag_ns: int, data: bytes) -> None:
+        if offset > c.upstream_bytes:
+            self._skipped(c, "upstream", offset - c.upstream_bytes, t_ns, lost=True)
+        c.upstream_bytes += len(data)
+        if c.http is None:
+            return
+        events = c.http.upstream(data, t_ns)
+        lag = None if lag_ns == LAG_UNKNOWN else lag_ns
+        told = -1
+        for event in events:
+            exchange = c.exchanges.get(event.n)
+            if exchange is None:
+                continue
+            if event.n != told:
+                told = event.n
+                exchange.written(t_ns, lag)
+            self._see(c, exchange, event)
+
+    def _client_data(self, c: _Connection, t_ns: Nanoseconds, offset: int, data: bytes) -> None:
+        if offset > c.client_bytes:
+            self._skipped(c, "client", offset - c.client_bytes, t_ns, lost=True)
+        c.client_bytes += len(data)
+        if c.http is None:
+            if not _REQUEST_BEGINS.match(data):
+                return
+            c.http = HttpConnection()
+        self._tell(c, c.http.client(data, t_ns))
+
+    def _skipped(self, c: _Connection, side: str, n_bytes: int, t_ns: Nanoseconds, *, lost: bool = False) -> None:
+        """`n_bytes` of one side passed uncopied (bounded copy), or were in a batch that the pipe dropped (`lost`)."""
+        if side == "client":
+            c.client_bytes += n_bytes
+        else:
+            c.upstream_bytes += n_bytes
+        if lost:
+            self.bytes_missed += n_bytes
+        if c.http is not None:
+            events = c.http.client_skipped(n_bytes, t_ns) if side == "client" else c.http.upstream_skipped(n_bytes, t_ns)
+            self._tell(c, events)
+
+    # --- to the exchanges ---------------------------------------------------------------------------------------------
+
+    def _tell(self, c: _Connection, events: list[HttpEvent]) -> None:
+        for event in events:
+            exchange = c.exchanges.get(event.n)
+            if exchange is None:
+                if not isinstance(event, RequestHead):
+                    continue
+                exchange = c.exchanges[event.n] = self._make(event, c.key)
+                self.exchanges_seen += 1
+            self._see(c, exchange, event)
+
+    def _see(self, c: _Connection, exchange: Exchange, event: HttpEvent) -> None:
+        exchange.see(event)
+        if isinstance(event, ResponseEnd):
+            if exchange.record is not None:
+                c.exchanges.pop(event.n, None)
+        elif isinstance(event, Broken):
+            self.troubles[f"http {event.side}"] = self.troubles.get(f"http {event.side}", 0) + 1
+
+    def _end(self, key: tuple[int, int], c: _Connection, t_ns: Nanoseconds) -> None:
+        if c.http is not None:
+            self._tell(c, c.http.closed(t_ns))
+        for exchange in list(c.exchanges.values()):
+            exchange.abandon(t_ns)
+        self._connections.pop(key, None)
+
+    def _give_up(self, relay: int, connection: int, t_ns: Nanoseconds) -> None:
+        """Something of ours failed on this connection: end its exchanges as undecoded, read on at its next request."""
+        c = self._connections.get((relay, connection))
+        if c is None:
+            return
+        self.connections_given_up += 1
+        for exchange in list(c.exchanges.values()):
+            try:
+                exchange.abandon(t_ns)
+            except Exception as exc:
+                self._trouble(exc)
+        c.exchanges.clear()
+        c.http = None
+
+    def _trouble(self, exc: Exception) -> None:
+        name = f"{type(exc).__name__}: {exc}"[:120]
+        if len(self.troubles) < 100 or name in self.troubles:
+            self.troubles[name] = self.troubles.get(name, 0) + 1
+
+    # --- from beside and from the clock -------------------------------------------------------------------------------
+
+    def beside(self, event: HostSample | Residency) -> None:
+        """Something happened beside the wire: every exchange in flight sees it."""
+        for exchange in self.in_flight():
+            exchange.beside(event)
+
+    def tick(self, now_ns: Nanoseconds) -> None:
+        """Called about twice a second: lets what waits for silence be noticed."""
+        for exchange in self.in_flight():
+            exchange.tick(now_ns)
+
+    def relay_gone(self, relay: int, now_ns: Nanoseconds) -> None:
+        """The relay ended (drained, stopped or died): its connections are over."""
+        for key in [k for k in self._connections if k[0] == relay]:
+            self._end(key, self._connections[key], now_ns)
+        self.relays.pop(relay, None)
+
+    def in_flight(self) -> list[Exchange]:
+        return [exchange for c in self._connections.values() for exchange in c.exchanges.values()]
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
