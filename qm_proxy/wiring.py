@@ -1,0 +1,263 @@
+"""The one place where the observer's parts are joined; reads like a parts list. `python -m qm_proxy.wiring CONFIG` is the observer.
+
+pipes ─▶ Reader ─▶ Observer ─▶ Exchange ─▶ Fanout ─┬─▶ Ring ─▶ console
+/api/ps, host ─────────▲                           ├─▶ Terminal
+                                                   └─▶ what the settings add
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from qm_proxy import __version__
+from qm_proxy.beside.host import Host
+from qm_proxy.beside.residency import ResidencyWatch
+from qm_proxy.console.app import Server, build, names_of_sockets
+from qm_proxy.events import Nanoseconds, Residency
+from qm_proxy.exchange import Exchange
+from qm_proxy.observer import Fanout, Observer
+from qm_proxy.relay.addresses import parse_upstream
+from qm_proxy.relay.pipe import Reader
+from qm_proxy.sinks import Sink
+from qm_proxy.store.queries import Ring
+from qm_proxy.tasks import spawn
+from qm_proxy.terminal import Terminal
+from qm_proxy.wire.http import RequestHead
+
+__all__ = ["main"]
+
+NICE = 5
+READ_BYTES = 256 * 1024
+TICK_S = 0.5
+
+
+class Process:
+    """The observer process: owns the loop, the pipes and everything that is not pure."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.plan = config["plan"]
+        self.started = time.monotonic()
+        self.started_at = datetime.now(UTC)
+        self.loop = asyncio.get_running_loop()
+        self.stopping = asyncio.Event()
+        self.readers: dict[int, Reader] = {}
+        self.pipes: dict[int, socket.socket] = {}
+        self.lag_max_s = 0.0
+        upstream = parse_upstream(self.plan["upstream"])
+
+        # the parts
+        self.ring = Ring(limit=self.plan["ring"])
+        sinks: list[Sink] = [self.ring]
+        if not self.plan.get("quiet"):
+            sinks.append(Terminal())
+        self.fanout = Fanout(sinks)
+        self.residency = ResidencyWatch(upstream.url, upstream.unix, self.plan["poll"], self._resident)
+        self.observer = Observer(self._exchange)
+        self.host: Host | None = None
+        sockets = [socket.socket(fileno=fd) for fd in config["console_fds"]]
+        self.server = (
+            Server(build(self.ring, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"]), sockets)
+            if sockets
+            else None
+        )
+
+    # --- the life of the process --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        control = socket.socket(fileno=self.config["control_fd"])
+        control.setblocking(False)
+        self.loop.add_reader(control.fileno(), self._control, control, bytearray())
+        for number, fd in self.config["pipes"].items():
+            self._open_pipe(int(number), fd)
+        serving = spawn(self.server.run_until_stopped(), name="console") if self.server else None
+        while self.server is not None and not self.server.started and serving is not None and not serving.done():
+            await asyncio.sleep(0.005)  # uvicorn tells by an attribute, not by an event
+        control.send(json.dumps({"ready": True}).encode() + b"\n")
+        beside = [spawn(self._tick(), name="tick")]
+        if self.plan["poll"] > 0:
+            beside.append(spawn(self.residency.run(), name="residency"))
+        gc.collect()
+        gc.freeze()
+        await self.stopping.wait()
+        self._drain_pipes()
+        for task in beside:
+            task.cancel()
+        for number in list(self.pipes):
+            self.observer.relay_gone(number, Nanoseconds(time.monotonic_ns()))
+        if self.server is not None and serving is not None:
+            await self.server.stop(serving)
+
+    def _control(self, control: socket.socket, lines: bytearray) -> None:
+        """What the supervisor says: a new pipe, or stop. It hanging up means it is gone: flush and end."""
+        try:
+            data, fds, _, _ = socket.recv_fds(control, 65536, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self.loop.remove_reader(control.fileno())
+            self.stopping.set()
+            return
+        lines += data
+        while (end := lines.find(b"\n")) >= 0:
+            message = json.loads(bytes(lines[:end]))
+            del lines[: end + 1]
+            if "pipe" in message and fds:
+                self._open_pipe(int(message["pipe"]), fds.pop(0))
+            if message.get("stop"):
+                self.stopping.set()
+
+    def _open_pipe(self, number: int, fd: int) -> None:
+        pipe = socket.socket(fileno=fd)
+        pipe.setblocking(False)
+        self.pipes[number] = pipe
+        self.readers[number] = Reader()
+        self.loop.add_reader(fd, self._read_pipe, number)
+
+    def _read_pipe(self, number: int) -> bool:
+        """One read; whether there was anything. An end of file means that this relay is gone."""
+        try:
+            data = self.pipes[number].recv(READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.loop.remove_reader(self.pipes[number].fileno())
+            self.observer.relay_gone(number, Nanoseconds(time.monotonic_ns()))
+            self.pipes.pop(number).close()
+            return False
+        for batch in self.readers[number].feed(data):
+            self.observer.take(batch)
+        return True
+
+    def _drain_pipes(self) -> None:
+        for number in list(self.pipes):
+            while self._read_pipe(number):
+                pass
+
+    async def _tick(self) -> None:
+        """Twice a second: silence, the host while streams run, and how late this loop is."""
+        last_host = 0.0
+        while True:
+            due = self.loop.time() + TICK_S
+            await asyncio.sleep(TICK_S)
+            now = self.loop.time()
+            self.lag_max_s = max(self.lag_max_s * 0.9, now - due)
+            self.observer.tick(Nanoseconds(time.monotonic_ns()))
+            if self.observer.in_flight():
+                self.residency.wake()
+                if now - last_host >= 1.0:
+                    last_host = now
+                    self.host = self.host or Host()
+                    self.observer.beside(self.host.sample())
+
+    # --- the joints ---------------------------------------------------------------------------------------------------
+
+    def _exchange(self, head: RequestHead, connection: int) -> Exchange:
+        return Exchange(
+            head,
+            self.fanout,
+            connection=connection,
+            window_of=self.residency.window_of,
+            capture=self.plan["capture_content"],
+        )
+
+    def _resident(self, residency: Residency) -> None:
+        self.observer.beside(residency)
+
+    def status(self) -> dict[str, Any]:
+        """What `/api/v1/status` says."""
+        observer = self.observer
+        relays = [{"relay": number, **stats} for number, stats in sorted(observer.relays.items())]
+        latest = self.residency.latest
+        return {
+            "name": "qm-proxy",
+            "version": __version__,
+            "started_at": self.started_at.isoformat().replace("+00:00", "Z"),
+            "uptime_s": round(time.monotonic() - self.started, 3),
+            "proxy": self.config["proxy_url"],
+            "console": self.config["console_url"],
+            "upstream": self.config["upstream_url"],
+            "guard": self.plan["guard"],
+            "capture_content": self.plan["capture_content"],
+            "models": None
+            if latest is None
+            else [
+                {
+                    "name": m.name,
+                    "size_bytes": m.size,
+                    "size_vram_bytes": m.size_vram,
+                    "context_window_tokens": m.context_window,
+                    "expires_at": m.expires_at,
+                }
+                for m in latest.models
+            ],
+            "in_flight": len(observer.in_flight()),
+            "connections": observer.connections,
+            "exchanges": observer.exchanges_seen,
+            "observer": {
+                "pid": os.getpid(),
+                "restarts": self.config["restarts"],
+                "rss_bytes": _rss(),
+                "cpu_s": round(time.process_time(), 3),
+                "loop_lag_s": round(self.lag_max_s, 4),
+                "batches": observer.batches,
+                "batches_missed": observer.batches_missed,
+                "bytes_missed": observer.bytes_missed,
+                "pipe_bytes_skipped": sum(reader.skipped_bytes for reader in self.readers.values()),
+                "first_batch": observer.first_sequence,
+                "connections_given_up": observer.connections_given_up,
+                "troubles": observer.troubles,
+                "sink_failures": self.fanout.failures,
+                "residency_failures": self.residency.failures,
+            },
+            "relays": relays,
+        }
+
+
+def _rss() -> int | None:
+    """Resident bytes now (Linux), else the most there ever were."""
+    try:
+        with open("/proc/self/statm") as statm:  # noqa: PTH123 - one small read, on every status
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+async def _observe(config: dict[str, Any]) -> None:
+    await Process(config).run()
+
+
+def main() -> None:
+    """`python -m qm_proxy.wiring CONFIG`: started by the supervisor, which speaks over `control_fd`."""
+    config = json.loads(sys.argv[1])
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
+    runner: Callable[..., Any] = asyncio.run
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        runner = uvloop.run
+    runner(_observe(config))
+
+
+if __name__ == "__main__":
+    main()
