@@ -1,4 +1,4 @@
-"""The one place where the observer's parts are joined; reads like a parts list. `python -m qm_proxy.wiring CONFIG` is the observer.
+"""The one place where the observer's parts are joined; reads like a parts list. `python -m qm_proxy.wiring CONFIG` runs it.
 
 pipes ─▶ Reader ─▶ Observer ─▶ Exchange ─▶ Fanout ─┬─▶ Ring ─▶ console
 /api/ps, host ─────────▲                           ├─▶ Terminal
@@ -83,8 +83,8 @@ class Process:
         for number, fd in self.config["pipes"].items():
             self._open_pipe(int(number), fd)
         serving = spawn(self.server.run_until_stopped(), name="console") if self.server else None
-        while self.server is not None and not self.server.started and serving is not None and not serving.done():
-            await asyncio.sleep(0.005)  # uvicorn tells by an attribute, not by an event
+        if self.server is not None:
+            await self.server.up.wait()
         control.send(json.dumps({"ready": True}).encode() + b"\n")
         beside = [spawn(self._tick(), name="tick")]
         if self.plan["poll"] > 0:

@@ -48,9 +48,11 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._sockets = sockets
+        self.up = asyncio.Event()
 
-    def install_signal_handlers(self) -> None:
-        """None: see the class."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
