@@ -87,6 +87,8 @@ class Oracle:
         for need, filed in self._filed.items():
             if filed == path and (receipts := _numbers(text, "rcp")):
                 self._receipts[need] = receipts[0]
+            elif filed == path and refused:
+                self._met.discard(need)
         aim = next((aim for aim in self.aims if aim.path == path), None)
         if aim is None or refused:
             return
@@ -128,9 +130,7 @@ class Oracle:
                 aim.digest = None
 
     def _saw_need(self, name: str, need: str, text: str, refused: bool) -> None:
-        if name == "release_lock" or (name == "set_flag" and f"{need} is on" in text):
-            self._met.discard(need)
-        elif refused or "expired" in text or "lapsed" in text or "ran out" in text:
+        if refused or "expired" in text or "lapsed" in text or "ran out" in text:
             self._met.discard(need)
             self._pending.discard(need)
             self._saw_refusal(need, text)
@@ -141,6 +141,9 @@ class Oracle:
         elif filed := _PATH.search(text):
             self._grant(need, None)
             self._filed[need] = filed.group()
+        else:  # open again, given back, switched the other way
+            self._met.discard(need)
+            self._pending.discard(need)
 
     def _grant(self, need: str, receipt: str | None) -> None:
         self._met.add(need)

@@ -270,7 +270,8 @@ class World:
     # --- the tools --------------------------------------------------------------------------------------------------
 
     def _list_files(self, values: Mapping[str, str]) -> Seen:
-        kept = [_receipt_path(need) for need in self.instance.needs if self.state.get(f"need:{need}") == "granted"]
+        filed = ("granted", "expired")
+        kept = [_receipt_path(need) for need in self.instance.needs if self.state.get(f"need:{need}") in filed]
         built = [_build_path(service) for service in self._serial if f"build:{service}" in self.state]
         extra = [*kept, *built] if self.instance.tier.reread_costs_two else []
         return Seen("ok:\n" + "\n".join(sorted([*self.instance.files, *extra])), "ok")
@@ -289,7 +290,7 @@ class World:
     def _read_record(self, path: str) -> Seen:
         if self.instance.tier.reread_costs_two:
             for need in self.instance.needs.values():
-                if path == _receipt_path(need.id) and self.state.get(f"need:{need.id}") == "granted":
+                if path == _receipt_path(need.id) and self.state.get(f"need:{need.id}") in ("granted", "expired"):
                     return Seen(self.instance.say("granted", id=need.id, receipt=need.receipt), "ok")
             for service in self._serial:
                 if path == _build_path(service) and (digest := self.state.get(f"build:{service}")):
