@@ -1,0 +1,318 @@
+"""The owner of what spans exchanges: which session each belongs to, what its turn adds, and what that cost.
+
+Rules that hold here:
+
+- Decided when an exchange opens (`opened.placed`), completed when it closes; between the two an `Answer` listens. Fed with
+  `Opened` and `Record` in the order in which they happen; no clock, no I/O, never waits.
+- A session's wall time is split without rest or overlap: model while any of its exchanges is in flight; else tools when the
+  next request brings results, user when it brings a user's words. Sub-agents work inside their parent's wait: model time.
+- Memory is bounded: sessions and marks by the stitcher, former prompts by `PROMPT_CHARACTERS`, exchanges in flight by count.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qm_proxy.events import Asked, Nanoseconds
+from qm_proxy.findings import Finding, Severity
+from qm_proxy.measure.prefix import Prompt, compare, price
+from qm_proxy.measure.stitching import LIVE_S, ClientIds, Match, Stitcher, Trajectory, scope_of
+from qm_proxy.measure.trajectory import Answer, EmittedCall, History, Marker, ReturnedResult
+from qm_proxy.record import Opened, Placed, Prefix, Record, Turnaround
+
+__all__ = ["Sessions", "client_ids"]
+
+PROMPT_CHARACTERS = 32 * 1024 * 1024
+"""Former requests' text held to find the first difference; beyond, only the message that differs is known."""
+_PROMPTS = 1024
+_IN_FLIGHT = 10_000
+_BROKEN_CHARACTERS = 2000  # some 500 tokens: less is noise beside the new turn itself
+_BROKEN_SHARE = 0.1
+_COSTLY_S = 1.0
+
+_SESSION_HEADERS = (
+    "x-claude-code-session-id",
+    "session-id",
+    "session_id",
+    "conversation_id",
+    "x-opencode-session",
+    "x-session-id",
+    "x-session-affinity",
+    "x-task-id",
+    "x-amp-thread-id",
+    "x-qwen-code-session-id",
+    "x-conversation-id",
+)
+_SESSION_BODY = ("metadata.user_id", "metadata.session_id", "client_metadata.session_id", "conversation")
+_KEYED_BY_SESSION = ("codex", "opencode")  # whose `prompt_cache_key` is their session id; others share one among all requests
+_AGENT_HEADERS = ("x-claude-code-agent-id", "thread-id")
+
+
+def client_ids(client: str, hints: Mapping[str, str]) -> ClientIds:
+    """A client's own ids from what it sent (wire.clients names the keys; detectors.md 2.3 says whose they are)."""
+    header = next((hints[name] for name in _SESSION_HEADERS if name in hints), None)
+    body = next((hints[name] for name in _SESSION_BODY if name in hints), None)
+    if body is None and client in _KEYED_BY_SESSION:
+        body = hints.get("prompt_cache_key")
+    session = header if header is not None else body
+    agent = next((hints[name] for name in _AGENT_HEADERS if name in hints), None)
+    return ClientIds(
+        session,
+        "header" if header is not None else "metadata",
+        agent if agent != session else None,
+        hints.get("x-parent-session-id"),
+    )
+
+
+@dataclass(slots=True)
+class _InFlight:
+    opened: Opened
+    match: Match
+    answer: Answer
+
+
+class Sessions:
+    """Gives every generation its session, trajectory and turn. `key`: the installation's secret; `new_id`: makes session ids
+    from the exchange's own id's time. Not a Sink: it answers, and what it answers goes to the sinks."""
+
+    def __init__(
+        self,
+        *,
+        key: bytes,
+        new_id: Callable[[str], str],
+        excerpts: bool = True,
+        prompt_characters: int = PROMPT_CHARACTERS,
+        sessions: int | None = None,
+        live_s: float = LIVE_S,
+    ) -> None:
+        self.marker = Marker(key)
+        limits: dict[str, Any] = {} if sessions is None else {"sessions": sessions}
+        self.stitcher = Stitcher(self.marker, new_id, live_s=live_s, **limits)
+        self._excerpts = excerpts
+        self._in_flight: OrderedDict[str, _InFlight] = OrderedDict()
+        self._prompts: OrderedDict[Trajectory, int] = OrderedDict()
+        self._held = 0
+        self._prompt_characters = prompt_characters
+        self.abandoned = 0  # exchanges that never closed
+
+    # --- when an exchange opens ---------------------------------------------------------------------------------------
+
+    def opened(self, opened: Opened) -> list[Finding]:
+        """Place it: sets `opened.placed` (None: no generation, or its request could not be read). Call before any sink."""
+        asked = opened.asked
+        if (
+            asked is None
+            or asked.operation not in ("chat", "text_completion")
+            or not (asked.messages or asked.previous_response_id)
+        ):
+            return []
+        ids = client_ids(opened.client, {**(asked.hints or {}), **opened.hints})
+        match = self.stitcher.place(opened, asked, ids)
+        t = match.trajectory
+        opened.placed = placed = Placed(
+            session_id=t.session.id,
+            source=match.source,
+            relation=match.relation,
+            trajectory=t.number,
+            turn=match.turn,
+            parent_trajectory=None if t.parent is None else t.parent.number,
+            previous_exchange_id=match.previous_exchange_id,
+            client_session=ids.parent_session or ids.session,
+            new_messages=self._new_messages(match, asked),
+            tip=match.tip,
+        )
+        placed.results = self._returned(match, opened)
+        self._wait(match, placed, opened.t_ns)
+        placed.prefix = self._prefix(match, asked)
+        self._in_flight[opened.id] = _InFlight(opened, match, Answer(self.marker))
+        if len(self._in_flight) > _IN_FLIGHT:
+            _, lost = self._in_flight.popitem(last=False)
+            lost.match.trajectory.open -= 1
+            lost.match.trajectory.session.in_flight -= 1
+            self.abandoned += 1
+        return []
+
+    def answer(self, exchange_id: str) -> Answer | None:
+        """Who must see the events of this exchange's answer; None when it belongs to no session."""
+        entry = self._in_flight.get(exchange_id)
+        return None if entry is None else entry.answer
+
+    @staticmethod
+    def _new_messages(match: Match, asked: Asked) -> int:
+        starts = match.history.starts
+        if match.common == 0:
+            return len(asked.messages)
+        return len(asked.messages) - starts[match.common] if match.common < len(starts) else 0
+
+    def _returned(self, match: Match, opened: Opened) -> list[Turnaround]:
+        """Pair the results that this request adds with the calls that wait for one: by id, else by name and order."""
+        t = match.trajectory
+        waiting = t.pending if t.pending or t.parent is None or match.relation != "fork" else list(t.parent.pending)
+        found: list[Turnaround] = []
+        for result in match.history.results:
+            if result.atom < match.common and match.relation not in ("rewrite", "compaction"):
+                continue
+            at = _waiting_for(result, waiting)
+            if at is None:
+                continue
+            exchange_id, call = waiting.pop(at)
+            found.append(Turnaround(exchange_id, call.place, call.call_id, call.name, call.t_ns, opened.t_ns, result.is_error))
+        return found
+
+    def _wait(self, match: Match, placed: Placed, t_ns: Nanoseconds) -> None:
+        session = match.trajectory.session
+        if session.in_flight == 0:
+            if session.covered_ns and t_ns >= session.covered_ns:
+                placed.wait_s = (t_ns - session.covered_ns) / 1e9
+                placed.waited_for = "tools" if placed.results or _brings_results(match.history, match.common) else "user"
+            session.covered_ns = t_ns
+        session.in_flight += 1
+
+    def _prefix(self, match: Match, asked: Asked) -> Prefix | None:
+        """Compare with the turn before, and hold this prompt in its place."""
+        t = match.trajectory
+        if asked.previous_response_id is not None:
+            return None
+        before = t.prompt
+        if before is None and match.relation == "fork" and t.parent is not None:
+            before = t.parent.prompt
+        now = Prompt.of(asked)
+        t.prompt = now
+        self._held += now.held - self._prompts.pop(t, 0)
+        self._prompts[t] = now.held
+        while self._held > self._prompt_characters or len(self._prompts) > _PROMPTS:
+            oldest, held = self._prompts.popitem(last=False)
+            self._held -= held
+            if oldest.prompt is not None:
+                oldest.prompt.forget_text()
+        return None if before is None else compare(before, now, excerpts=self._excerpts)
+
+    # --- when it closes -----------------------------------------------------------------------------------------------
+
+    def closed(self, record: Record) -> list[Finding]:
+        """Complete `record.opened.placed`, and answer with what its turn as a whole shows. Call before any sink."""
+        entry = self._in_flight.pop(record.id, None)
+        if entry is None:
+            return []
+        opened, match = entry.opened, entry.match
+        placed = opened.placed
+        assert placed is not None
+        ended_ns = opened.t_ns + round(record.total_s * 1e9)
+        session = match.trajectory.session
+        session.in_flight -= 1
+        placed.model_s = max(0, ended_ns - session.covered_ns) / 1e9
+        session.covered_ns = max(session.covered_ns, ended_ns)
+        whole = record.ending == "complete"
+        placed.expected = self.stitcher.answered(match, record.id, entry.answer, whole=whole, ended_ns=ended_ns)
+        if match.trajectory.exchange_id == record.id:
+            match.trajectory.pending = [(record.id, call) for call in entry.answer.calls]
+        if placed.prefix is None:
+            return []
+        price(placed.prefix, input_tokens=record.input_tokens, prefill_s=record.prefill_s)
+        return self._broken(match, placed, record, Nanoseconds(ended_ns))
+
+    def _broken(self, match: Match, placed: Placed, record: Record, t_ns: Nanoseconds) -> list[Finding]:
+        """The client changed what it had sent before, and the server had to evaluate the rest of it again."""
+        prefix = placed.prefix
+        assert prefix is not None
+        lost = min(prefix.previous_characters, prefix.characters) - prefix.common_characters
+        if (
+            prefix.broken_at is None
+            or placed.relation not in ("next", "rewrite", "retry")
+            or lost < max(_BROKEN_CHARACTERS, _BROKEN_SHARE * prefix.previous_characters)
+            or record.ending in ("upstream_error", "upstream_unreachable")
+        ):
+            return []
+        t = match.trajectory
+        t.breaks += 1
+        if t.breaks & (t.breaks - 1):  # told at the first, second, fourth, eighth …; every turn keeps its own numbers
+            return []
+        severity: Severity = "suspect" if prefix.lost_s is not None and prefix.lost_s >= _COSTLY_S else "info"
+        return [
+            Finding(
+                kind="cache.broken",
+                severity=severity,
+                summary=_broken_summary(placed, prefix),
+                t_ns=t_ns,
+                evidence={
+                    "where": prefix.broken_at,
+                    "message": prefix.message,
+                    "role": prefix.role,
+                    "character": prefix.character,
+                    "common_messages": prefix.common_messages,
+                    "previous_messages": prefix.previous_messages,
+                    "reused_share": round(prefix.common_characters / prefix.previous_characters, 4),
+                    "lost_characters": lost,
+                    "lost_s": None if prefix.lost_s is None else round(prefix.lost_s, 6),
+                    "cached_tokens": record.cached_tokens,
+                    "times": t.breaks,
+                },
+                tokens_wasted=prefix.lost_tokens,
+                exchange_id=record.id,
+                session_id=placed.session_id,
+            )
+        ]
+
+    # --- after a restart ----------------------------------------------------------------------------------------------
+
+    def resume(self, turns: list[dict[str, Any]], now_ns: Nanoseconds, now_unix_s: float) -> int:
+        """Know stored sessions again. `turns`: rows of store.sqlite.recent_turns, oldest first; answers with their number.
+        The wall clock is needed once, to give stored times a place on this boot's monotonic clock."""
+        grouped: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
+        for row in turns:
+            grouped.setdefault(row["session_id"], []).append(row)
+            grouped.move_to_end(row["session_id"])
+        for session_id, rows in grouped.items():
+            last = rows[-1]
+            places = [
+                (
+                    row["trajectory"],
+                    row["exchange_id"],
+                    row["turn"],
+                    row["tip"],
+                    row["expected"],
+                    now_ns - round((now_unix_s - row["ended_unix_s"]) * 1e9),
+                )
+                for row in rows
+            ]
+            self.stitcher.resume(session_id, scope_of(last["client"], last["user_agent"]), last["client_session"], places)
+        return len(grouped)
+
+    def status(self) -> dict[str, int]:
+        live, marks = self.stitcher.live
+        return {
+            "live": live,
+            "marks": marks,
+            "evicted": self.stitcher.evicted,
+            "in_flight": len(self._in_flight),
+            "held_characters": self._held,
+            "abandoned": self.abandoned,
+        }
+
+
+def _waiting_for(result: ReturnedResult, waiting: list[tuple[str, EmittedCall]]) -> int | None:
+    if result.call_id:
+        by_id = next((i for i, (_, call) in enumerate(waiting) if call.call_id == result.call_id), None)
+        if by_id is not None:
+            return by_id
+    by_name = (i for i, (_, call) in enumerate(waiting) if result.name in ("", call.name))
+    return next(by_name, None) if not result.call_id or all(not call.call_id for _, call in waiting) else None
+
+
+def _brings_results(history: History, common: int) -> bool:
+    return any(result.atom >= common for result in history.results)
+
+
+def _broken_summary(placed: Placed, prefix: Prefix) -> str:
+    place = "its tools" if prefix.broken_at == "tools" else f"message {prefix.message} ({prefix.role})"
+    if prefix.broken_at == "message" and prefix.character is not None:
+        place += f" at character {prefix.character}"
+    share = prefix.common_characters / prefix.previous_characters
+    told = f"Turn {placed.turn} repeats only {share:.0%} of the prompt before it: the client changed {place}"
+    if prefix.lost_tokens is None:
+        return f"{told}."
+    cost = "" if prefix.lost_s is None else f" in {prefix.lost_s:.1f} s"
+    return f"{told}; about {prefix.lost_tokens} tokens were evaluated again{cost}."
