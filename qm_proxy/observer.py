@@ -266,6 +266,14 @@ class Observer:
     def in_flight(self) -> list[Exchange]:
         return [exchange for c in self._connections.values() for exchange in c.exchanges.values()]
 
+    def idle(self) -> dict[int, list[int]]:
+        """Relay → its connections that are understood and on which nothing is under way."""
+        found: dict[int, list[int]] = {}
+        for (relay, connection), c in self._connections.items():
+            if c.http is not None and not c.exchanges:
+                found.setdefault(relay, []).append(connection)
+        return found
+
     @property
     def connections(self) -> int:
         return len(self._connections)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from qm_proxy.errors import QmError, SettingsError, UpstreamIsProxy
-from qm_proxy.relay.addresses import Upstream, bind, is_loopback, parse_upstream
+from qm_proxy.relay.addresses import Upstream, bind, is_loopback, listens_at, parse_upstream
 from qm_proxy.tasks import spawn
 
 __all__ = ["main", "serve"]
@@ -47,7 +47,7 @@ class Child:
         self.process = process
         self.control = control
         self.ready = ready or asyncio.Event()
-        self.facts: dict[str, Any] = {}
+        self.heard: Callable[[dict[str, Any]], None] | None = None
         self._lines = bytearray()
 
     async def listen(self) -> None:
@@ -65,9 +65,11 @@ class Child:
                 line = bytes(self._lines[:end])
                 del self._lines[: end + 1]
                 with contextlib.suppress(ValueError):
-                    self.facts |= json.loads(line)
-                if self.facts.get("ready"):
-                    self.ready.set()
+                    message = json.loads(line)
+                    if message.get("ready"):
+                        self.ready.set()
+                    if self.heard is not None:
+                        self.heard(message)
 
     def say(self, message: dict[str, Any], *fds: int) -> None:
         """Send one line, with descriptors where given. A child that is gone is not an error: its exit is seen elsewhere."""
@@ -85,7 +87,7 @@ class Supervisor:
         self.upstream: Upstream = parse_upstream(plan["upstream"])
         self.listeners = bind(plan["listen"])
         try:
-            self.console = [] if plan["console"] is None else bind(plan["console"])
+            self.console = [] if plan["console"] is None else bind(plan["console"], default_port=11437)
         except QmError:
             _close(self.listeners)
             raise
@@ -127,11 +129,11 @@ class Supervisor:
         self.pipes[number] = (ours, theirs)
         config = {
             "listen_fds": [sock.fileno() for sock in self.listeners],
-            "upstream": self.upstream.as_json(),
-            "upstream_url": self.upstream.url,
+            "upstream": self._upstream_json(),
             "pipe_fd": ours.fileno(),
             "relay": number,
             "guard": self.plan["guard"] == "cut",
+            "reply": "qm_proxy.wire.replies:unreachable",
         }
         child = await self._spawn(
             f"relay {number}",
@@ -248,12 +250,21 @@ class Supervisor:
         grace = float(self.plan["grace"])
         for child in self.relays.values():
             child.say({"stop": grace})
+        if self.observer is not None:
+            self.observer.heard = self._end_idle
+            self.observer.say({"report_idle": True})
         await self._ended([c.process for c in self.relays.values()], grace + 2.0, lambda: self._hurry_relays())
         if self.observer is not None:
             self.observer.say({"stop": True})
             await self._ended([self.observer.process], 8.0, None)
         _close(self.listeners + self.console)
         return int(self.plan.get("exit_code", 0))
+
+    def _end_idle(self, message: dict[str, Any]) -> None:
+        """Kept connections on which nothing is under way need no grace: the observer knows which they are."""
+        for number, connections in message.get("idle", {}).items():
+            if (child := self.relays.get(int(number))) is not None:
+                child.say({"end": connections})
 
     def _hurry_relays(self) -> None:
         for child in self.relays.values():
@@ -276,6 +287,10 @@ class Supervisor:
                 hurry()
                 hurry = None
         urged.cancel()
+
+    def _upstream_json(self) -> dict[str, Any]:
+        u = self.upstream
+        return {"host": u.host, "port": u.port} if u.unix is None else {"unix": u.unix}
 
     # --- saying -------------------------------------------------------------------------------------------------------
 
@@ -309,28 +324,11 @@ def _url(listeners: list[socket.socket]) -> str:
 
 def _refuse_self(upstream: Upstream, listeners: list[socket.socket]) -> None:
     """An upstream that is one of our own ports would answer itself for ever."""
-    for sock in listeners:
-        if sock.family == socket.AF_UNIX:
-            same = upstream.unix is not None and upstream.unix == sock.getsockname()
-        else:
-            host, port = sock.getsockname()[:2]
-            same = upstream.port == port and upstream.host is not None and _is_here(upstream.host, host)
-        if same:
-            raise UpstreamIsProxy(
-                f"The upstream {upstream.url} is this proxy itself.",
-                remedy="Give Ollama's own address with --upstream (usually http://127.0.0.1:11434), or another --listen.",
-            )
-
-
-def _is_here(upstream_host: str, listening_host: str) -> bool:
-    if upstream_host == listening_host:
-        return True
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(upstream_host, None, type=socket.SOCK_STREAM)}
-    except OSError:
-        return False
-    everywhere = listening_host in ("0.0.0.0", "::")
-    return listening_host in addresses or (everywhere and any(is_loopback(str(address)) for address in addresses))
+    if listens_at(upstream, listeners):
+        raise UpstreamIsProxy(
+            f"The upstream {upstream.url} is this proxy itself.",
+            remedy="Give Ollama's own address with --upstream (usually http://127.0.0.1:11434), or another --listen.",
+        )
 
 
 def _close(socks: list[socket.socket]) -> None:

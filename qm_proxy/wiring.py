@@ -118,8 +118,18 @@ class Process:
             del lines[: end + 1]
             if "pipe" in message and fds:
                 self._open_pipe(int(message["pipe"]), fds.pop(0))
+            if message.get("report_idle"):
+                spawn(self._report_idle(control), name="idle report")
             if message.get("stop"):
                 self.stopping.set()
+
+    async def _report_idle(self, control: socket.socket) -> None:
+        """While the relays stop: which connections have nothing under way, ten times a second."""
+        while not self.stopping.is_set():
+            if idle := self.observer.idle():
+                with contextlib.suppress(OSError):
+                    control.send(json.dumps({"idle": idle}).encode() + b"\n")
+            await asyncio.sleep(0.1)
 
     def _open_pipe(self, number: int, fd: int) -> None:
         pipe = socket.socket(fileno=fd)
