@@ -28,6 +28,7 @@ __all__ = ["Sessions", "client_ids"]
 PROMPT_CHARACTERS = 32 * 1024 * 1024
 """Former requests' text held to find the first difference; beyond, only the message that differs is known."""
 _PROMPTS = 1024
+_GENERATIONS = ("chat", "text_completion")
 _IN_FLIGHT = 10_000
 _BROKEN_CHARACTERS = 2000  # some 500 tokens: less is noise beside the new turn itself
 _BROKEN_SHARE = 0.1
