@@ -45,11 +45,11 @@ responses|fire door checks|supplier ratings|laboratory keys|laptop returns|couri
 _WHEN = _phrases("""before the week ends|within nine business days|on each first weekday|after the second reminder|at every
 quarter's close|no later than noon|during the handover|once the draft is complete|while a deputy is away|by the same evening|after
 an inspection|when the regional lead agrees|ahead of stocktaking|between the two reviews""")
-_UNLESS = _phrases("""unless exempted in writing|with two colleagues present|except where law forbids|even for small amounts|keeping
-one copy|without waiting for anyone|and inform the requester|but for nobody else|as questions may follow|since delays were
-common|from the temporary office|stating the reason plainly|until the form changes|and thank those who helped""")
-_OPENERS = _phrases("""As a rule,|In practice,|For clarity,|Where space allows,|By agreement,|In most regions,|On request,|After the
-merger,|Under the older scheme,|For temporary staff,|At smaller sites,|When in doubt,|During renovations,|Since the
+_UNLESS = _phrases("""unless exempted in writing|with two colleagues present|except where law forbids|even for small amounts
+|keeping one copy|without waiting for anyone|and inform the requester|but for nobody else|as questions may follow|since delays
+were common|from the temporary office|stating the reason plainly|until the form changes|and thank those who helped""")
+_OPENERS = _phrases("""As a rule,|In practice,|For clarity,|Where space allows,|By agreement,|In most regions,|On request,
+|After the merger,|Under the older scheme,|For temporary staff,|At smaller sites,|When in doubt,|During renovations,|Since the
 last revision,|To avoid queues,""")
 
 _LEVELS = ("INFO", "INFO", "INFO", "DEBUG", "WARN", "ERROR", "TRACE")
@@ -60,8 +60,8 @@ promoted demoted drained paused resumed refreshed evicted queued""")
 _SUBJECTS = _words("""batch lease shard snapshot cursor partition upload manifest heartbeat token page segment bucket worker
 request transaction checkpoint replica stream socket""")
 
-_ACCOUNTS = _phrases("""Freight|Office rent|Consulting|Licences|Utilities|Travel|Hardware|Catering|Insurance|Advertising|Repairs|Training
-|Postage|Cleaning|Translation|Security|Cloud hosting|Furniture|Printing|Recruiting""")
+_ACCOUNTS = _phrases("""Freight|Office rent|Consulting|Licences|Utilities|Travel|Hardware|Catering|Insurance|Advertising|Repairs
+|Training|Postage|Cleaning|Translation|Security|Cloud hosting|Furniture|Printing|Recruiting""")
 _MEMOS = _phrases("""part delivery|second instalment|corrected after audit|quarterly share|deposit returned|late fee waived|split
 with branch|paid in advance|disputed line|framework discount|final invoice|currency adjusted|goods
 returned|annual plan|emergency order|shared cost""")

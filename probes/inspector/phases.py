@@ -1,0 +1,284 @@
+"""The requests of an inspection, P0 to P9, in their order; what they answered is kept in `Seen` for `conclude`.
+
+    P0 survey · P1 unload, verified · P2 page cache · P3 cold · P4 warm up till stable · P5 prefill ladder, shuffled
+    P6 decode, shallow and at depths · P7 shallow repeat (drift) · P8 memory at other windows · P9 restore
+
+Every prompt begins with a fresh nonce, so no prefix is cached; every request carries `truncate:false, shift:false` and all
+options, because a different value would reload the runner.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from probes.ask import Answer, Ask, Note, Probe, Stopped, Wait
+from probes.inspector.plan import Plan
+from probes.padding import fill, nonce
+from probes.stats.robust import median
+from probes.survey import Resident, Survey, residents, survey, unload
+from qm_proxy.errors import InvalidMeasurement
+
+__all__ = ["Sample", "Seen", "phases"]
+
+KEEP_ALIVE = "10m"
+_DECODE_TASK = "\n\nContinue with a long and varied report about daily work in that organisation, in full sentences.\n\n"
+_STABLE = 0.03
+
+
+@dataclass(slots=True)
+class Sample:
+    """One measured request and what it was for."""
+
+    answer: Answer
+    purpose: str
+    target_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        return self.answer.input_tokens
+
+    @property
+    def prefill_s(self) -> float | None:
+        usage = self.answer.usage
+        return usage.prefill_ns / 1e9 if usage is not None and usage.prefill_ns is not None else None
+
+    @property
+    def load_s(self) -> float | None:
+        usage = self.answer.usage
+        return usage.load_ns / 1e9 if usage is not None and usage.load_ns is not None else None
+
+    @property
+    def decode_s_per_token(self) -> float | None:
+        usage = self.answer.usage
+        if usage is None or not usage.decode_ns or not usage.output_tokens:
+            return None
+        return usage.decode_ns / 1e9 / usage.output_tokens
+
+
+@dataclass(slots=True)
+class Seen:
+    """All observations of an inspection, complete or not."""
+
+    survey: Survey | None = None
+    cold: list[Sample] = field(default_factory=list)
+    cold_verified: list[bool] = field(default_factory=list)
+    warm_up: list[Sample] = field(default_factory=list)
+    prefill: list[Sample] = field(default_factory=list)
+    cached: Sample | None = None
+    decode: list[Sample] = field(default_factory=list)
+    deep: list[Sample] = field(default_factory=list)
+    again: list[Sample] = field(default_factory=list)
+    resident: Resident | None = None
+    memory: list[tuple[int, int, Resident]] = field(default_factory=list)  # (window, tokens held, what ps said)
+    discarded: int = 0
+    failed: list[Answer] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    stopped: Stopped | None = None
+    restored: bool = False
+
+
+def phases(plan: Plan, seen: Seen) -> Probe[None]:
+    """Ask everything, filling `seen`. Stops early by `Stopped`, after which the model is left as it is."""
+    asker = _Asker(plan, seen)
+    steps = plan.cold_repeats + len(plan.prefill_lengths) * plan.prefill_repeats + plan.decode_repeats + len(plan.depths) + 6
+    done = 0
+
+    yield Note("looking at server and model", done, steps)
+    found = seen.survey = yield from survey(plan.model, plan.endpoint)
+    seen.warnings += found.warnings
+
+    if plan.compat is not None:
+        yield from asker.learn_rate()
+    for repeat in range(plan.cold_repeats):
+        yield Note(f"cold start {repeat + 1} of {plan.cold_repeats}", done, steps)
+        yield from unload(f"P1/{repeat}", found)
+        yield Wait(f"P1/{repeat}/settle", 2.0 if found.target.runner == "gguf" and plan.host.gpus else 0.2)
+        before = yield from residents(f"P2/{repeat}/ps")
+        seen.cold_verified.append(found.ours(before) is None)
+        yield from asker.cold(repeat)
+        done += 1
+
+    for number in range(plan.warm_up_most):
+        yield Note("warming up", done, steps)
+        stable = yield from asker.warm_up(number)
+        if stable:
+            break
+    done += 1
+
+    ladder = [(length, repeat) for length in plan.prefill_lengths for repeat in range(plan.prefill_repeats)]
+    asker.draw.shuffle(ladder)
+    for length, repeat in ladder:
+        yield Note(f"prefill of {length} tokens", done, steps)
+        yield from asker.prefill(length, repeat)
+        done += 1
+    yield from asker.cached()
+
+    for repeat in range(plan.decode_repeats):
+        yield Note(f"decode {repeat + 1} of {plan.decode_repeats}", done, steps)
+        yield from asker.decode(f"P6/shallow/{repeat}", 32, plan.decode_tokens, seen.decode)
+        done += 1
+    for depth in plan.depths:
+        for repeat in range(plan.depth_repeats):
+            yield Note(f"decode at depth {depth}", done, steps)
+            yield from asker.decode(f"P6/{depth}/{repeat}", depth, 128, seen.deep)
+        done += 1
+    yield from asker.decode("P7/shallow", 32, plan.decode_tokens, seen.again)
+
+    yield Note("memory at other windows", done, steps)
+    yield from asker.memory(found)
+    yield from asker.restore(found)
+    yield Note("done", steps, steps)
+
+
+class _Asker:
+    """Builds prompts of wanted lengths and files what they answered."""
+
+    def __init__(self, plan: Plan, seen: Seen) -> None:
+        self.plan = plan
+        self.seen = seen
+        self.draw = random.Random(f"inspect/{plan.seed}")
+        self._characters_per_token = 4.0
+        self._observed: list[tuple[int, int]] = []  # (characters, tokens)
+        self._texts = 0
+
+    def prompt(self, tokens: int, task: str = "") -> str:
+        """A unique text of about that many tokens; its very first characters were never seen before."""
+        self._texts += 1
+        length = max(16, round(tokens * self._characters_per_token))
+        head = f"{nonce(self.draw)} "
+        body = "".join(fill("policy", f"{self.plan.seed}/{self._texts}", max(0, length - len(head) - len(task))))
+        return head + body + task
+
+    def generate(self, key: str, prompt: str, n: int, *, window: int | None = None, warm: bool = True) -> Probe[Answer]:
+        options = {**self.plan.options, "num_predict": n}
+        if window is not None:
+            options["num_ctx"] = window
+        body: dict[str, object] = {
+            "model": self.plan.model,
+            "prompt": prompt,
+            "raw": True,
+            "stream": True,
+            "keep_alive": KEEP_ALIVE,
+            "truncate": False,
+            "shift": False,
+            "options": options,
+        }
+        answer = yield Ask(key, "/api/generate", body, presumes_warm=warm)
+        if answer.ok and answer.input_tokens:
+            self._learn(len(prompt), answer.input_tokens)
+        elif not answer.ok:
+            self.seen.failed.append(answer)
+            if len(self.seen.failed) >= 3:
+                raise InvalidMeasurement(
+                    f"{self.plan.model} failed three times; last: {answer.error or answer.ending}.",
+                    remedy="See the rows, then the server's log.",
+                )
+        return answer
+
+    def _learn(self, characters: int, tokens: int) -> None:
+        """Length over tokens, from the two most recent different sizes: a fixed part (BOS) is not charged to the text."""
+        self._observed.append((characters, tokens))
+        large = max(self._observed[-6:], key=lambda pair: pair[1])
+        if large[1] >= 16:
+            self._characters_per_token = large[0] / large[1]
+
+    def learn_rate(self) -> Probe[None]:
+        """One prompt before the first cold start, so that its length is right the first time."""
+        yield from self.generate("P0/rate", self.prompt(self.plan.cold_prompt), 1, warm=False)
+
+    def cold(self, repeat: int) -> Probe[None]:
+        answer = yield from self.generate(
+            f"P3/{repeat}", self.prompt(self.plan.cold_prompt, _DECODE_TASK), self.plan.cold_tokens, warm=False
+        )
+        if not answer.ok:
+            return
+        self.seen.cold.append(Sample(answer, "cold", self.plan.cold_prompt))
+        found = self.seen.survey
+        assert found is not None
+        mine = found.ours((yield from residents(f"P3/{repeat}/ps")))
+        if mine is None:
+            self.seen.warnings.append(("not_resident", "The model was not listed by /api/ps right after it answered."))
+            return
+        self.seen.resident = mine
+        if mine.context_tokens is not None and mine.context_tokens != self.plan.window_tokens:
+            self.seen.warnings.append(
+                (
+                    "window_differs",
+                    f"Asked for a window of {self.plan.window_tokens} tokens, the server allocated {mine.context_tokens}.",
+                )
+            )
+        held = (answer.input_tokens or 0) + (answer.output_tokens or 0)
+        if repeat == self.plan.cold_repeats - 1:
+            self.seen.memory.append((mine.context_tokens or self.plan.window_tokens, held, mine))
+
+    def warm_up(self, number: int) -> Probe[bool]:
+        """A discarded request of the largest prefill; true once two successive decode speeds differ by less than 3 %."""
+        length = max(self.plan.prefill_lengths) if number < 2 else 128
+        answer = yield from self.generate(f"P4/{number}", self.prompt(length, _DECODE_TASK), self.plan.warm_up_tokens)
+        if answer.ok:
+            self.seen.warm_up.append(Sample(answer, "warm-up", length))
+        speeds = [speed for sample in self.seen.warm_up if (speed := sample.decode_s_per_token) is not None]
+        return len(speeds) >= 2 and abs(speeds[-1] / speeds[-2] - 1) < _STABLE
+
+    def prefill(self, length: int, repeat: int) -> Probe[None]:
+        for attempt in range(3):
+            answer = yield from self.generate(f"P5/{length}/{repeat}/{attempt}", self.prompt(length), 1)
+            if not answer.ok:
+                continue
+            sample = Sample(answer, "prefill", length)
+            if self._hit_a_cache(sample):
+                self.seen.discarded += 1
+                continue
+            self.seen.prefill.append(sample)
+            return
+
+    def _hit_a_cache(self, sample: Sample) -> bool:
+        usage = sample.answer.usage
+        if usage is not None and usage.cached_tokens:
+            return usage.cached_tokens > 8
+        alike = [other.prefill_s for other in self.seen.prefill if other.target_tokens == sample.target_tokens]
+        known = [value for value in alike if value is not None]
+        return bool(known) and sample.prefill_s is not None and sample.prefill_s < 0.5 * median(known)
+
+    def cached(self) -> Probe[None]:
+        """C3: the same prompt twice, the second time from the cache."""
+        text = self.prompt(min(2048, max(self.plan.prefill_lengths)))
+        yield from self.generate("P5/cached/first", text, 1)
+        answer = yield from self.generate("P5/cached/second", text, 1)
+        if answer.ok:
+            self.seen.cached = Sample(answer, "cached", len(text))
+
+    def decode(self, key: str, depth: int, n: int, into: list[Sample]) -> Probe[None]:
+        answer = yield from self.generate(key, self.prompt(depth, _DECODE_TASK), n)
+        if answer.ok:
+            into.append(Sample(answer, "decode", depth))
+
+    def memory(self, found: Survey) -> Probe[None]:
+        """Load at other windows with the same num_batch and read /api/ps. Apple's runner allocates as tokens come, so there
+        the cache is filled instead."""
+        if found.target.runner == "mlx":
+            for tokens in (1024, min(8192, self.plan.window_tokens - 512)):
+                yield from unload(f"P8/fill{tokens}", found)
+                answer = yield from self.generate(f"P8/fill{tokens}", self.prompt(tokens), 1, warm=False)
+                mine = found.ours((yield from residents(f"P8/fill{tokens}/after")))
+                if answer.ok and mine is not None:
+                    self.seen.memory.append((self.plan.window_tokens, (answer.input_tokens or 0) + 1, mine))
+            return
+        for window in self.plan.memory_windows:
+            answer = yield from self.generate(f"P8/{window}", self.prompt(32), 1, window=window, warm=False)
+            mine = found.ours((yield from residents(f"P8/{window}/ps")))
+            if answer.ok and mine is not None:
+                self.seen.memory.append((mine.context_tokens or window, (answer.input_tokens or 0) + 1, mine))
+
+    def restore(self, found: Survey) -> Probe[None]:
+        """Leave what was loaded loaded, and nothing else: without options, as the user's own clients load it."""
+        if found.target.was_loaded:
+            yield Ask("P9/restore", "/api/generate", {"model": self.plan.model}, silence_s=300)
+        else:
+            yield Ask("P9/restore", "/api/generate", {"model": self.plan.model, "keep_alive": 0}, silence_s=60)
+        now = yield from residents("P9/ps")
+        gone = [resident.name for resident in found.others if all(other.name != resident.name for other in now)]
+        for name in gone:
+            yield Ask(f"P9/reload/{name}", "/api/generate", {"model": name}, silence_s=300)
+        self.seen.restored = True

@@ -1,0 +1,154 @@
+"""What an inspection will ask, and what that costs: printed before it starts, and all that its seed decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from probes.result import Host
+
+__all__ = ["Cost", "Plan", "cost", "plan_for"]
+
+PREFILL_LENGTHS = (128, 512, 2048, 8192, 16384, 32768)
+RESERVE = 512  # tokens of the window that stay free of prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One inspection. Tokens and counts."""
+
+    model: str
+    endpoint: str
+    seed: int
+    quick: bool
+    window_tokens: int  # num_ctx of the session
+    num_batch: int
+    cold_repeats: int
+    cold_prompt: int
+    cold_tokens: int
+    warm_up_tokens: int
+    warm_up_most: int
+    prefill_lengths: tuple[int, ...]
+    prefill_repeats: int
+    decode_repeats: int
+    decode_tokens: int
+    depths: tuple[int, ...]
+    depth_repeats: int
+    memory_windows: tuple[int, ...]  # besides the session's own
+    compat: Literal["quantamind"] | None = None
+    evict_page_cache: bool = False
+    host: Host = field(default_factory=Host)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Every option that shapes a load or a sample, sent with every request: nothing is left to the server's defaults."""
+        return {
+            "num_ctx": self.window_tokens,
+            "num_batch": self.num_batch,
+            "temperature": 0,
+            "top_k": 40,
+            "top_p": 0.9,
+            "min_p": 0.0,
+            "repeat_penalty": 1.0,
+            "seed": self.seed % 2**31,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run asks for. `seconds` is an estimate from the speeds given."""
+
+    requests: int
+    loads: int
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+    assumed: str
+
+
+def plan_for(
+    model: str,
+    endpoint: str,
+    *,
+    seed: int,
+    quick: bool = False,
+    window_tokens: int | None = None,
+    advertised_tokens: int | None = None,
+    compat: Literal["quantamind"] | None = None,
+    host: Host | None = None,
+) -> Plan:
+    """The standard sequence (or the quick one) for a model of that window."""
+    wanted = window_tokens or (4096 if quick else 16384)
+    window = min(wanted, advertised_tokens) if advertised_tokens else wanted
+    lengths = tuple(n for n in PREFILL_LENGTHS if n <= window - RESERVE)[: 4 if quick else None] or (max(16, window // 4),)
+    if len(lengths) < 4:
+        lengths = tuple(sorted({max(16, (window - RESERVE) * part // 8) for part in (1, 2, 4, 8)}))
+    if quick:
+        lengths = tuple(n for n in lengths if n <= 2048)
+    depths = tuple(n for n in (2048, 8192, 32768) if n <= window - RESERVE)[: 1 if quick else None]
+    like_the_origin = compat == "quantamind"
+    return Plan(
+        model=model,
+        endpoint=endpoint,
+        seed=seed,
+        quick=quick,
+        window_tokens=window,
+        num_batch=512,
+        cold_repeats=1 if quick else 3,
+        cold_prompt=123 if like_the_origin else 128,
+        cold_tokens=314 if like_the_origin else 32,
+        warm_up_tokens=64 if quick else 256,
+        warm_up_most=3 if quick else 6,
+        prefill_lengths=lengths,
+        prefill_repeats=2 if quick else 3,
+        decode_repeats=3 if quick else 5,
+        decode_tokens=192 if quick else 256,
+        depths=depths,
+        depth_repeats=1 if quick else 2,
+        memory_windows=(max(512, window // 4),) if quick else (max(512, window // 4), max(1024, window // 2)),
+        compat=compat,
+        host=host or Host(),
+    )
+
+
+def cost(
+    plan: Plan, *, prefill_per_s: float | None = None, decode_per_s: float | None = None, load_s: float | None = None
+) -> Cost:
+    """Requests, tokens and time. Speeds that are not known are assumed: 1 000 and 60 tokens/s, 3 s a load."""
+    speed_in, speed_out, load = prefill_per_s or 1000.0, decode_per_s or 60.0, load_s or 3.0
+    largest = max(plan.prefill_lengths)
+    prompt = (
+        plan.cold_repeats * plan.cold_prompt
+        + 2 * largest
+        + plan.prefill_repeats * sum(plan.prefill_lengths)
+        + plan.depth_repeats * sum(plan.depths)
+        + (plan.decode_repeats + 1) * 32
+    )
+    output = (
+        plan.cold_repeats * plan.cold_tokens
+        + 2 * plan.warm_up_tokens
+        + plan.prefill_repeats * len(plan.prefill_lengths)
+        + (plan.decode_repeats + 1) * plan.decode_tokens
+        + plan.depth_repeats * len(plan.depths) * 128
+        + len(plan.memory_windows)
+    )
+    requests = (
+        plan.cold_repeats
+        + 2
+        + plan.prefill_repeats * len(plan.prefill_lengths)
+        + plan.decode_repeats
+        + 1
+        + plan.depth_repeats * len(plan.depths)
+        + len(plan.memory_windows)
+        + 1
+    )
+    loads = plan.cold_repeats + len(plan.memory_windows)
+    known = prefill_per_s is not None and decode_per_s is not None
+    return Cost(
+        requests=requests,
+        loads=loads,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        seconds=prompt / speed_in + output / speed_out + loads * load,
+        assumed="measured speeds" if known else f"assumed: {speed_in:g} and {speed_out:g} tokens/s, {load:g} s a load",
+    )

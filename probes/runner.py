@@ -1,0 +1,211 @@
+"""Drives a probe: asks what it yields, records each answer, replays an interrupted run, stops at once when told to.
+
+Rules that hold here:
+
+- One ask at a time, in the probe's order: two would disturb each other's times.
+- A row is on disk before the probe sees the answer. Resuming answers from the rows while they fit (same key, same question);
+  the first new ask of a run whose times presume a warm runner is preceded by an unrecorded warm-up.
+- `stop()` aborts the request in flight (its socket is closed), throws `Stopped` into the probe and returns what it concludes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from probes.ask import Answer, Ask, Note, Probe, Step, Stopped, StopReason, Wait
+from probes.padding import nonce
+from probes.rows import Rows
+from qm_proxy.events import HostSample
+from qm_proxy.tasks import spawn
+
+__all__ = ["Outcome", "Progress", "Runner", "replay"]
+
+T = TypeVar("T")
+_CONNECT_TRIES = 3
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands, for the person or the agent who waits."""
+
+    text: str
+    step: int
+    steps: int
+    elapsed_s: float
+    requests: int
+
+    @property
+    def eta_s(self) -> float | None:
+        """By the share of steps done; `None` before the first."""
+        return None if not self.step or not self.steps else self.elapsed_s / self.step * max(0, self.steps - self.step)
+
+
+@dataclass(slots=True)
+class Outcome(Generic[T]):
+    """What a probe concluded, and how the run went."""
+
+    section: T
+    stopped: StopReason | None = None
+    detail: str = ""
+    requests: int = 0
+    replayed: int = 0
+    model_time_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Runner:
+    """One run. `ask` sends a request (a `Client`'s method, or a test's function)."""
+
+    ask: Callable[[Ask], Awaitable[Answer]]
+    rows: Rows = field(default_factory=lambda: Rows(None))
+    on_progress: Callable[[Progress], None] | None = None
+    sample_host: Callable[[], HostSample] | None = None
+    budget_s: float | None = None  # stop after so much model time; what is done is kept
+    retry_s: float = 1.0  # between tries to reach an upstream that went away
+    _stop: tuple[StopReason, str] | None = None
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _last: Ask | None = None
+    _requests: int = 0
+    _replayed: int = 0
+    _model_time_s: float = 0.0
+
+    def stop(self, reason: StopReason, detail: str = "") -> None:
+        """End the run as soon as possible; may be called from a signal handler of the loop."""
+        if self._stop is None:
+            self._stop = (reason, detail or reason)
+            self._stopping.set()
+
+    async def run(self, probe: Probe[T]) -> Outcome[T]:
+        """Drive `probe` to its conclusion. Raises what the probe raises; a cancelled task concludes nothing."""
+        started = time.monotonic()
+        stopped: tuple[StopReason, str] | None = None
+        try:
+            step = next(probe)
+            while True:
+                try:
+                    if self._stop is not None:
+                        raise Stopped(*self._stop)
+                    answer = await self._answer(step, started)
+                except Stopped as stop:
+                    if stopped is not None:  # it was told, and asks on: no more answers
+                        raise
+                    stopped = (stop.reason, stop.detail)
+                    step = probe.throw(stop)
+                    continue
+                step = probe.send(answer)
+        except StopIteration as concluded:
+            reason, detail = stopped or (None, "")
+            return Outcome(concluded.value, reason, detail, self._requests, self._replayed, self._model_time_s)
+        finally:
+            probe.close()
+            self.rows.close()
+
+    async def _answer(self, step: Step, started: float) -> Answer:
+        if isinstance(step, Note):
+            if self.on_progress is not None:
+                self.on_progress(Progress(step.text, step.step, step.steps, time.monotonic() - started, self._requests))
+            return Answer(key="note")
+        if isinstance(step, Wait):
+            if self._requests > self._replayed or not self._replayed:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(step.seconds):
+                        await self._stopping.wait()
+            return Answer(key=step.key)
+        recalled = self.rows.recall(step)
+        if recalled is not None:
+            self._requests += 1
+            self._replayed += 1
+            self._model_time_s += recalled.total_s
+            self._last = step
+            return recalled
+        if self.budget_s is not None and self._model_time_s >= self.budget_s:
+            raise Stopped("budget", f"the budget of {self.budget_s:g} s of model time is spent")
+        if step.presumes_warm and self._replayed and self._replayed == self._requests:
+            await self._warm_up(step)
+        answer = await self._send(step)
+        self._requests += 1
+        self._model_time_s += answer.total_s
+        self._last = step
+        self.rows.add(step, answer)
+        return answer
+
+    async def _send(self, ask: Ask) -> Answer:
+        for attempt in range(_CONNECT_TRIES):
+            answer = await self._race(ask)
+            if answer.ending != "upstream_unreachable":
+                return answer
+            if attempt + 1 < _CONNECT_TRIES:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.retry_s * (attempt + 1)):
+                        await self._stopping.wait()
+                if self._stop is not None:
+                    raise Stopped(*self._stop)
+        raise Stopped("upstream", f"the upstream cannot be reached: {answer.error}")
+
+    async def _race(self, ask: Ask) -> Answer:
+        """The answer, or `Stopped` the moment the run is stopped; the request's socket is then closed already."""
+        request = spawn(_finish(self.ask(ask)), name=f"probe {ask.key}")
+        stopping = spawn(_wait(self._stopping), name="probe stop")
+        samples: list[HostSample] = []
+        watching = spawn(self._watch(samples), name="probe host") if self.sample_host is not None else None
+        try:
+            await asyncio.wait({request, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (stopping, watching, None if request.done() else request):
+                if task is not None and not task.done():
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+        if request.cancelled() or not request.done() or self._stop is not None:
+            raise Stopped(*(self._stop or ("cancelled", "cancelled")))
+        answer: Answer = request.result()
+        answer.host = samples
+        return answer
+
+    async def _watch(self, samples: list[HostSample]) -> None:
+        assert self.sample_host is not None
+        while True:
+            samples.append(self.sample_host())
+            await asyncio.sleep(1.0)
+
+    async def _warm_up(self, ask: Ask) -> None:
+        """After a resume the runner may be gone or cold: two unrecorded requests with the same launch options."""
+        if ask.body is None:
+            return
+        draw = random.Random(time.monotonic_ns())
+        for _ in range(2):
+            body = dict(ask.body)
+            text = f"{nonce(draw)} warm up"
+            if "messages" in body:
+                body["messages"] = [{"role": "user", "content": text}]
+            else:
+                body["prompt"] = text
+            options = body.get("options")
+            body["options"] = {**(options if isinstance(options, dict) else {}), "num_predict": 32}
+            await self._race(Ask(f"{ask.key}/warm-up", ask.path, body, ask.method, ask.silence_s))
+
+
+async def _finish(work: Awaitable[Answer]) -> Answer:
+    return await work
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def replay(probe: Probe[T], answer: Callable[[Ask], Answer], *, limit: int = 1_000_000) -> T:
+    """Drive a probe without a loop, each ask answered by a function: for tests, rows and simulations in process."""
+    step = next(probe)
+    try:
+        for _ in range(limit):
+            step = probe.send(answer(step) if isinstance(step, Ask) else Answer(key="note"))
+    except StopIteration as concluded:
+        value: T = concluded.value
+        return value
+    raise RuntimeError(f"the probe asked more than {limit} times")
