@@ -52,7 +52,7 @@ PROBES_LAW: dict[str, tuple[str, ...]] = {
     "inspector": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
     "audit": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
     "agent": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
-    "sim": ("nouns", "wire"),
+    "sim": ("nouns", "wire", "tasks"),
 }
 HEAVY = ("mcp", "scipy", "vl_convert", "grpc", "sqlite_utils", "opentelemetry", "aiohttp")
 
