@@ -177,10 +177,10 @@ class _Draft:
 
     def _distract(self, files: dict[str, SourceFile], symptoms: Sequence[str]) -> None:
         random = self.random
-        for _ in range(self.tier.distractors):
+        for n in range(self.tier.distractors):
             service = self._word()
             path = self._path(service)
-            changes = tuple((self._number("CHG"), random.choice(symptoms)) for _ in range(random.randrange(3)))
+            changes = tuple((self._number("CHG"), random.choice(symptoms)) for _ in range(random.randrange(1 if n == 0 else 0, 3)))
             files[path] = SourceFile(path, service, self._number("rev"), self._prose(random.randrange(1, 4)), changes)
 
     def _required_tools(self, goal: Goal, needs: dict[str, Need]) -> list[str]:
