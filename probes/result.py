@@ -356,7 +356,18 @@ class InspectorSection(Section):
 
 # --- audit ----------------------------------------------------------------------------------------------------------
 
-AnswerClass = Literal["correct", "refused", "confabulated", "distractor", "stale", "malformed", "no_answer", "invalid", "infra"]
+AnswerClass = Literal[
+    "correct",
+    "refused",  # "not stated" although it is
+    "confabulated",  # a well-formed value that stands nowhere
+    "distractor",  # another planted value
+    "stale",  # the value before its revision
+    "malformed",  # no value, or several
+    "exhausted",  # the token budget ended inside the thinking, twice
+    "no_answer",
+    "invalid",  # the truncation guard failed: says nothing about the model
+    "infra",  # the server or the network failed
+]
 RungVerdict = Literal["ok", "bad", "undecided", "invalid", "baseline"]
 
 
