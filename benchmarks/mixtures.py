@@ -291,10 +291,11 @@ class Client:
         thinking = self.write.words(5, 40) if rng.random() < 0.4 else ""
         return Reply(text, thinking, calls, True, f"resp_{self.write.number()}")
 
-    def take(self, history: list[Turn], reply: Reply) -> None:
+    def take(self, history: list[Turn], reply: Reply, *, main: bool = True) -> None:
         text = reply.text.rstrip() if self.write.random.random() < 0.3 else reply.text
         history.append(Turn("assistant", text, reply.thinking, list(reply.calls)))
-        self.responses.append((len(history), reply.response_id))
+        if main:
+            self.responses.append((len(history), reply.response_id))
 
     def results(self, history: list[Turn], calls: Iterable[Call], texts: dict[str, str] | None = None) -> None:
         for call in calls:
@@ -329,7 +330,7 @@ class Client:
                 reply = self.reply(())
                 yield self.ask(history, reply, kind="retry", line=line, agent=agent, system=system)
             before = len(history)
-            self.take(history, reply)
+            self.take(history, reply, main=line == "main")
             if reply.calls:
                 self.results(history, reply.calls)
             else:

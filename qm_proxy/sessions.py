@@ -18,8 +18,9 @@ from typing import Any
 
 from qm_proxy.events import Asked, Nanoseconds
 from qm_proxy.findings import Finding, Severity
+from qm_proxy.measure.known import LIVE_S, LIVE_SESSIONS, Place, Trajectory, scope_of
 from qm_proxy.measure.prefix import Prompt, compare, price
-from qm_proxy.measure.stitching import LIVE_S, ClientIds, Match, Stitcher, Trajectory, scope_of
+from qm_proxy.measure.stitching import ClientIds, Match, Stitcher
 from qm_proxy.measure.trajectory import Answer, EmittedCall, History, Marker, ReturnedResult
 from qm_proxy.record import Opened, Placed, Prefix, Record, Turnaround
 
@@ -86,12 +87,11 @@ class Sessions:
         new_id: Callable[[str], str],
         excerpts: bool = True,
         prompt_characters: int = PROMPT_CHARACTERS,
-        sessions: int | None = None,
+        sessions: int = LIVE_SESSIONS,
         live_s: float = LIVE_S,
     ) -> None:
         self.marker = Marker(key)
-        limits: dict[str, Any] = {} if sessions is None else {"sessions": sessions}
-        self.stitcher = Stitcher(self.marker, new_id, live_s=live_s, **limits)
+        self.stitcher = Stitcher(self.marker, new_id, sessions=sessions, live_s=live_s)
         self._excerpts = excerpts
         self._in_flight: OrderedDict[str, _InFlight] = OrderedDict()
         self._prompts: OrderedDict[Trajectory, int] = OrderedDict()
@@ -269,7 +269,7 @@ class Sessions:
         for session_id, rows in grouped.items():
             last = rows[-1]
             places = [
-                (
+                Place(
                     row["trajectory"],
                     row["exchange_id"],
                     row["turn"],
@@ -279,15 +279,15 @@ class Sessions:
                 )
                 for row in rows
             ]
-            self.stitcher.resume(session_id, scope_of(last["client"], last["user_agent"]), last["client_session"], places)
+            self.stitcher.known.resume(session_id, scope_of(last["client"], last["user_agent"]), last["client_session"], places)
         return len(grouped)
 
     def status(self) -> dict[str, int]:
-        live, marks = self.stitcher.live
+        live, marks = self.stitcher.known.live
         return {
             "live": live,
             "marks": marks,
-            "evicted": self.stitcher.evicted,
+            "evicted": self.stitcher.known.evicted,
             "in_flight": len(self._in_flight),
             "held_characters": self._held,
             "abandoned": self.abandoned,

@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 from qm_proxy.events import Asked, Began, Event, Message, Nanoseconds, TextDelta, ToolCall
 
-__all__ = ["Answer", "EmittedCall", "History", "Marker", "ReturnedResult", "canonical_arguments"]
+__all__ = ["Answer", "Context", "EmittedCall", "History", "Marker", "ReturnedResult", "canonical_arguments"]
 
 _BLANKS = b" \t\r\n\x0b\x0c"
 _INJECTED = ("system-reminder", "environment_details")  # blocks that agents rewrite from turn to turn
 _PRIME = (1 << 61) - 1  # marks and chains are below it: they fit SQLite's signed integers
 _LINE_BYTES = 12  # a line shorter than this says nothing about who wrote it
 _LINES_READ = 512
+_START_BYTES = 32
 _ANSWER_BYTES = 256 * 1024
 
 
@@ -36,6 +37,17 @@ class ReturnedResult(NamedTuple):
     call_id: str
     name: str
     is_error: bool | None
+
+
+class Context(NamedTuple):
+    """What kind of agent asks; `like`: the same kind."""
+
+    tools: int
+    start: int
+    longest: int
+
+    def like(self, other: Context | None) -> bool:
+        return other is not None and self.tools == other.tools and (self.start == other.start or self.longest == other.longest)
 
 
 @dataclass(slots=True)
@@ -117,11 +129,18 @@ class Marker:
         """Mark of a string as it is: a client's own session id, a call id."""
         return self._mark(b"name\0", text.encode("utf-8", "surrogatepass"))
 
-    def context(self, asked: Asked) -> int:
-        """What kind of agent asks: its leading system prompt and the names of its tools, in any order."""
+    def context(self, asked: Asked) -> Context:
+        """What kind of agent asks. Marks of its tools' names in any order, and of its system prompt's start and longest line:
+        clients write the date, or a hash of the request, into one or the other."""
         names = "\0".join(sorted(tool.name for tool in asked.tools))
-        system = b"\0".join(_user_bytes(m.text) for m in asked.messages if m.role in ("system", "developer"))
-        return self._mark(b"context\0", names.encode("utf-8", "surrogatepass"), b"\0\0", system)
+        system = "\n".join(m.text for m in asked.messages if m.role in ("system", "developer"))
+        start = _squeeze(system[:200])[:_START_BYTES]
+        longest = _squeeze(max(system.split("\n"), key=len))
+        return Context(
+            self._mark(b"tools\0", names.encode("utf-8", "surrogatepass")),
+            self._mark(b"start\0", start),
+            self._mark(b"longest\0", longest),
+        )
 
     def call(self, name: str, arguments: str) -> int:
         return self._mark(b"call\0", name.encode("utf-8", "surrogatepass"), b"\0", canonical_arguments(arguments))
