@@ -21,11 +21,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
 from qm_proxy import __version__
 from qm_proxy.beside.host import Host
 from qm_proxy.beside.residency import ResidencyWatch
 from qm_proxy.console.app import Server, build, names_of_sockets
-from qm_proxy.events import Nanoseconds, Residency
+from qm_proxy.console.live import Live
+from qm_proxy.events import Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
 from qm_proxy.observer import Fanout, Observer
 from qm_proxy.relay.addresses import parse_upstream
@@ -33,6 +38,9 @@ from qm_proxy.relay.pipe import Reader
 from qm_proxy.sinks import Sink
 from qm_proxy.store.queries import Ring
 from qm_proxy.tasks import spawn
+from qm_proxy.telemetry.metrics import Metrics
+from qm_proxy.telemetry.prometheus import page
+from qm_proxy.telemetry.provider import SIGNALS, Export, wanted
 from qm_proxy.terminal import Terminal
 from qm_proxy.wire.http import RequestHead
 
@@ -59,15 +67,22 @@ class Process:
         upstream = parse_upstream(self.plan["upstream"])
 
         # the parts
+        self.metrics = Metrics()
         self.ring = Ring(limit=self.plan["ring"])
-        sinks: list[Sink] = [self.ring]
+        self.live = Live()
+        self.export = Export(self.metrics, upstream.url, __version__) if any(wanted(s) for s in SIGNALS) else None
+        sinks: list[Sink] = [self.metrics, self.ring, self.live]
+        if self.export is not None:
+            sinks.insert(0, self.export)  # first: it gives each record its trace id
         if not self.plan.get("quiet"):
             sinks.append(Terminal())
         self.fanout = Fanout(sinks)
         self.residency = ResidencyWatch(upstream.url, upstream.unix, self.plan["poll"], self._resident)
         self.observer = Observer(self._exchange)
         self.host: Host | None = None
+        self._watch_ourselves()
         sockets = [socket.socket(fileno=fd) for fd in config["console_fds"]]
+        mounts = [Route("/metrics", self._metrics_page), Route("/api/v1/events", self.live.endpoint)]
         self.server = (
             Server(build(self.ring, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"]), sockets)
             if sockets
@@ -86,6 +101,8 @@ class Process:
         if self.server is not None:
             await self.server.up.wait()
         control.send(json.dumps({"ready": True}).encode() + b"\n")
+        if self.export is not None:
+            self.export.start()
         beside = [spawn(self._tick(), name="tick")]
         if self.plan["poll"] > 0:
             beside.append(spawn(self.residency.run(), name="residency"))
@@ -97,6 +114,8 @@ class Process:
             task.cancel()
         for number in list(self.pipes):
             self.observer.relay_gone(number, Nanoseconds(time.monotonic_ns()))
+        if self.export is not None:
+            await asyncio.to_thread(self.export.close)
         if self.server is not None and serving is not None:
             await self.server.stop(serving)
 
@@ -189,6 +208,48 @@ class Process:
 
     def _resident(self, residency: Residency) -> None:
         self.observer.beside(residency)
+
+    async def _metrics_page(self, request: Request) -> Response:
+        found = page(self.metrics, request.headers.get("accept", ""))
+        return Response(found.body, headers={"content-type": found.content_type})
+
+    def _watch_ourselves(self) -> None:
+        """Gauges and counters that are read from where they live when somebody asks."""
+        m, observer = self.metrics, self.observer
+
+        def of_relays(name: str) -> float:
+            return float(sum(stats.get(name) or 0 for stats in observer.relays.values()))
+
+        def per_process(relay_name: str, ours: float | None, scale: float = 1.0) -> dict[tuple[str, ...], float]:
+            values = {("relay",): of_relays(relay_name) * scale} if observer.relays else {}
+            return values if ours is None else values | {("observer",): ours}
+
+        def dropped() -> dict[tuple[str, ...], float]:
+            return {
+                ("pipe_full",): of_relays("dropped_batches"),
+                ("too_large",): of_relays("skipped_bytes"),
+                ("batches_missed",): float(observer.batches_missed),
+                ("connections_given_up",): float(observer.connections_given_up),
+            }
+
+        def of_models(value: Callable[[ResidentModel], float | None]) -> dict[tuple[str, ...], float]:
+            latest = self.residency.latest
+            return {(r.name,): v for r in (latest.models if latest else ()) if (v := value(r)) is not None}
+
+        m.watch("in_flight", lambda: {(): float(len(observer.in_flight()))})
+        m.watch("connections", lambda: {(): float(observer.connections)})
+        m.watch("loop_lag", lambda: per_process("loop_lag_max_ms", self.lag_max_s, 1e-3))
+        m.watch("memory", lambda: per_process("rss_bytes", _rss()))
+        m.watch("cpu", lambda: per_process("cpu_s", time.process_time()))
+        m.watch("pipe_pending", lambda: {(): of_relays("pending_bytes")})
+        m.watch("dropped", dropped)
+        m.watch("restarts", lambda: {(): float(self.config["restarts"])})
+        m.watch("sink_failures", lambda: {(name,): float(n) for name, n in self.fanout.failures.items()})
+        m.watch("loaded", lambda: of_models(lambda r: r.size))
+        m.watch("window", lambda: of_models(lambda r: r.context_window))
+        if self.export is not None:
+            drops = self.export.drops
+            m.watch("export_drops", lambda: {(signal,): float(n) for signal, n in drops.items()})
 
     def status(self) -> dict[str, Any]:
         """What `/api/v1/status` says."""

@@ -28,13 +28,13 @@ from qm_proxy.telemetry.spans import Itl, Spans, finding_values, parse_tracepare
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["Export", "wanted"]
+__all__ = ["SIGNALS", "Export", "wanted"]
 
 QUEUE_RECORDS = 1024
 BATCH_RECORDS = 128
 LINGER_S = 1.0
 REQUEST_BYTES = 3_500_000
-_SIGNALS = ("traces", "metrics", "logs")
+SIGNALS = ("traces", "metrics", "logs")
 _SEVERITY = {"info": 9, "suspect": 13, "violation": 17}
 
 
@@ -52,14 +52,14 @@ class Export:
     """A sink that sends. Create it only when `any(wanted(s) …)`; `start` begins the thread, `close` flushes and ends it."""
 
     def __init__(self, metrics: Metrics, upstream_url: str, version: str) -> None:
-        self.drops = dict.fromkeys(_SIGNALS, 0)
+        self.drops = dict.fromkeys(SIGNALS, 0)
         self._metrics = metrics
         self._version = version
         self._upstream = upstream_url
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_RECORDS)
         self._thread = threading.Thread(target=self._work, name="otlp", daemon=True)
         self._profile = profile_from_environment()
-        self._traces, self._send_metrics, self._logs = (wanted(s) for s in _SIGNALS)
+        self._traces, self._send_metrics, self._logs = (wanted(s) for s in SIGNALS)
         self._interval_s = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "60000")) / 1000
 
     def start(self) -> None:
