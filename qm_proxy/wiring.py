@@ -83,11 +83,8 @@ class Process:
         self._watch_ourselves()
         sockets = [socket.socket(fileno=fd) for fd in config["console_fds"]]
         mounts = [Route("/metrics", self._metrics_page), Route("/api/v1/events", self.live.endpoint)]
-        self.server = (
-            Server(build(self.ring, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"]), sockets)
-            if sockets
-            else None
-        )
+        app = build(self.ring, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"], mounts=mounts)
+        self.server = Server(app, sockets) if sockets else None
 
     # --- the life of the process --------------------------------------------------------------------------------------
 
