@@ -12,7 +12,7 @@ Rules that hold here:
   into queue, load and prefill cannot be known and is not guessed. It is in the unexplained row.
 - Client wait is what the client made us wait: the upload of its request, and the time in which it did not take the answer.
   What the server computed meanwhile is the server's: only the rest of a pause is client wait.
-- No row is negative. Rows are filled in the order upload, load, prefill, decode, pauses, queue, and what would exceed the total is
+- No row is negative. Rows are filled in the order upload, load, prefill, decode, pauses, queue; what would exceed the total is
   cut. When the server's own durations do, that is a contradiction, and it is said (`excess_ns`).
 """
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["EXACT", "SIGMA", "Running", "Tail", "Trailing", "mad_of_sorted", "quantile_of_sorted"]
+__all__ = ["EXACT", "SIGMA", "Running", "Sampled", "Tail", "Trailing", "mad_of_sorted", "quantile_of_sorted"]
 
 SIGMA = 1.4826
 EXACT = 2048
@@ -97,7 +97,7 @@ class Running:
         self.n += len(values)
         self.total += sum(values)
         if self._bins is None:
-            self._values.extend(values)
+            self._values.fromlist(values) if type(values) is list else self._values.extend(values)  # twice as fast
             if self.n > self._exact:
                 self._bins = array("L")
                 self._count(self._values, self.greatest)
@@ -187,9 +187,35 @@ def _ranked(pairs: Sequence[tuple[float, int]], rank: int) -> float:
     return pairs[-1][0]
 
 
+class Sampled:
+    """Quantiles of an endless series from an even sample of it: exact up to `limit` values; whenever they become more, every
+    second is dropped, and from then on only every second is taken. For what is told as one typical number."""
+
+    __slots__ = ("_every", "_limit", "_values", "n")
+
+    def __init__(self, limit: int = 256) -> None:
+        self._limit = limit
+        self._values = array("q")  # those whose number, from 0, is a multiple of `_every`
+        self._every = 1
+        self.n = 0
+
+    def extend(self, values: Sequence[int]) -> None:
+        """Take more values, in order."""
+        self._values.extend(values[-self.n % self._every :: self._every])
+        self.n += len(values)
+        while len(self._values) > self._limit:
+            self._values = self._values[::2]
+            self._every *= 2
+
+    def quantile(self, q: float) -> float | None:
+        """The q-quantile; `None` of an empty series."""
+        return quantile_of_sorted(sorted(self._values), q) if self._values else None
+
+
 class Trailing:
-    """Median and MAD of the last `size` values, for a detector: a step costs two searches and a short move in memory (0.5 µs
-    at size 65), a MAD one more search (1 µs: ask for it when the value is already suspect). A window of neighbours that have passed, never of those to come."""
+    """Median and MAD of the last `size` values, for a detector. A step costs two searches and a short move in memory (0.5 µs at
+    size 65), a MAD one more search (1 µs: ask for it when the value is already suspect). The window is of values that have
+    passed, never of those to come."""
 
     __slots__ = ("_order", "_sorted", "size")
 

@@ -66,7 +66,6 @@ class Seen:
     stalls: Stalls | None = None
     wait_ns: int | None = None  # request's last byte → first record; of a whole answer → the answer
     bytes_in: int = 0
-    bytes_out: int = 0
     input_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
@@ -138,7 +137,8 @@ def _queue(seen: Seen, ns: int) -> str:
 
 
 def _load(seen: Seen, ns: int) -> str:
-    return f"Ollama took {_of(ns, seen)} to have {seen.model or 'the model'} ready: loading it, and waiting for what stood in the way."
+    ready = f"Ollama took {_of(ns, seen)} to have {seen.model or 'the model'} ready"
+    return f"{ready}: loading it, and waiting for what stood in the way."
 
 
 def _prefill(seen: Seen, ns: int) -> str:

@@ -1,7 +1,7 @@
 """Monotonic stamps → instants. The wall clock dates things; it measures nothing.
 
 A monotonic clock stands still while the machine sleeps (Linux, macOS) and the wall clock does not: a jump of the one against the
-other is how a sleep is seen. A clock that was set by hand looks the same; so a jump is marked, and the gap across it not measured.
+other is how a sleep is seen. A clock that was set by hand looks the same; so a jump is marked, the gap across it not measured.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from qm_proxy.measure.quantiles import EXACT, Running, Trailing, mad_of_sorted, quantile_of_sorted
+from qm_proxy.measure.quantiles import EXACT, Running, Sampled, Trailing, mad_of_sorted, quantile_of_sorted
 
 NUMBERS = st.lists(st.integers(0, 10**12), min_size=1, max_size=120)
 QS = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -102,6 +102,21 @@ def test_negative_values_count_as_zero() -> None:
     running.extend([-5, 3])
     running.extend([-1])
     assert (running.least, running.greatest, running.total) == (0, 3, 3)
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 9))
+def test_sampled_takes_every_so_manyth_whatever_the_portions(portions: list[int], limit: int) -> None:
+    sampled, n = Sampled(limit), 0
+    for size in portions:
+        sampled.extend(list(range(n, n + size)))
+        n += size
+    every = 1
+    while len(range(0, n, every)) > limit:
+        every *= 2
+    taken = list(range(0, n, every))
+    assert sampled.n == n
+    assert sampled.quantile(0.5) == (quantile_of_sorted(taken, 0.5) if taken else None)
+    assert sampled.quantile(1.0) == (taken[-1] if taken else None)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=90), st.integers(1, 17))
