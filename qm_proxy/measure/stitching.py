@@ -168,20 +168,18 @@ class Stitcher:
         return _Found(own, "compaction", r.ids.source)
 
     def _by_response(self, r: _Request) -> _Found | None:
-        found = None
         if r.asked.previous_response_id is not None:
             known = self.known.response(r.asked.previous_response_id)
             if known is not None and self._fits(known[0].trajectory, r):
                 tip, r.base, r.base_marks = known
                 t = tip.trajectory
+                r.history = self._marker.history(r.asked.messages, r.base)
+                again = t.before == r.base and (t.failed or r.history.chain[-1:] == [t.tip])
                 if t.expected == r.base:
-                    found = _Found(t, "next", "responses", 0, tip)
-                elif t.failed and t.before == r.base:
-                    found = _Found(t, "retry", "responses", 0, tip)
-                else:
-                    found = _Found(t, "fork", "responses", 0, tip, True)
+                    return _Found(t, "next", "responses", 0, tip)
+                return _Found(t, "retry" if again else "fork", "responses", 0, tip, not again)
         r.history = self._marker.history(r.asked.messages, r.base)
-        return found
+        return None
 
     def _by_prompt(self, r: _Request) -> _Found | None:
         """A prompt without messages goes on where a known prompt is its beginning."""
@@ -269,8 +267,11 @@ class Stitcher:
     def _inside(t: Trajectory, h: History, i: int, tip: Tip | None) -> _Found:
         """It leaves the trajectory behind atom `i`. What follows tells a branch from the same line, rewritten."""
         later = set(h.marks[i + 1 :])
+        gone_on = [line for line in t.session.trajectories if line.answer and line.answer <= later]
+        if gone_on:
+            return _Found(max(gone_on, key=lambda line: (len(line.answer & later), line.last_ns)), "rewrite", common=i + 1)
         left = t.marks[i + 1 :]
-        if (t.answer and t.answer <= later) or (len(left) > 2 and sum(m in later for m in left) >= _KEPT * len(left)):
+        if len(left) > 2 and sum(mark in later for mark in left) >= _KEPT * len(left):
             return _Found(t, "rewrite", common=i + 1)
         if t.failed and not t.open and h.chain[i] == t.before:
             return _Found(t, "retry", common=i + 1, tip=tip)
