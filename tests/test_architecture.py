@@ -53,6 +53,8 @@ PROBES_LAW: dict[str, tuple[str, ...]] = {
     "audit": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
     "agent": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
     "sim": ("nouns", "wire", "tasks"),
+    "sim.agent_policies": ("probes.agent", "probes.ask", "nouns"),  # scripted agents play the Agent Report's world
+    "sim.knowing": ("probes.audit.solver", "nouns"),  # personas that answer the Audit's questions know its key
 }
 HEAVY = ("mcp", "scipy", "vl_convert", "grpc", "sqlite_utils", "opentelemetry", "aiohttp")
 
