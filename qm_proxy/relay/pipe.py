@@ -25,7 +25,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["LAG_UNKNOWN", "MAX_PAYLOAD", "VERSION", "Batch", "Kind", "Reader", "order", "orders", "pack_batch", "pack_record"]
+__all__ = [
+    "LAG_UNKNOWN",
+    "MAX_PAYLOAD",
+    "RECORD",
+    "VERSION",
+    "Batch",
+    "Kind",
+    "Reader",
+    "batch_header",
+    "order",
+    "orders",
+    "pack_batch",
+    "pack_record",
+]
 
 VERSION = 1
 MAX_PAYLOAD = 64 * 1024 * 1024
@@ -35,7 +48,7 @@ _MAGIC = b"QMB" + bytes([VERSION])
 _HEADER = struct.Struct("<4sHQQQQI")
 _CRC = struct.Struct("<I")
 _HEADER_SIZE = _HEADER.size + _CRC.size
-_RECORD = struct.Struct("<BQQQII")
+RECORD = struct.Struct("<BQQQII")
 _ORDER = struct.Struct("<4sBQII")
 _ORDER_MAGIC = b"QMO" + bytes([VERSION])
 
@@ -66,15 +79,30 @@ class Kind(IntEnum):
 
 def pack_record(kind: int, connection: int, t_ns: int, offset: int, lag_ns: int, data: bytes) -> bytes:
     """One record. `data` longer than 4 GiB is the caller's error (the relay never reads that much at once)."""
-    return _RECORD.pack(kind, connection, t_ns, offset, lag_ns, len(data)) + data
+    return RECORD.pack(kind, connection, t_ns, offset, lag_ns, len(data)) + data
+
+
+def batch_header(
+    length: int, *, relay: int, sequence: int, dropped_batches: int, dropped_records: int, dropped_bytes: int
+) -> bytes:
+    """What precedes a payload of `length` bytes."""
+    head = _HEADER.pack(_MAGIC, relay, sequence, dropped_batches, dropped_records, dropped_bytes, length)
+    return head + _CRC.pack(zlib.crc32(head))
 
 
 def pack_batch(
     payload: bytes, *, relay: int, sequence: int, dropped_batches: int, dropped_records: int, dropped_bytes: int
 ) -> bytes:
     """A whole batch, ready to send."""
-    head = _HEADER.pack(_MAGIC, relay, sequence, dropped_batches, dropped_records, dropped_bytes, len(payload))
-    return b"".join((head, _CRC.pack(zlib.crc32(head)), payload))
+    head = batch_header(
+        len(payload),
+        relay=relay,
+        sequence=sequence,
+        dropped_batches=dropped_batches,
+        dropped_records=dropped_records,
+        dropped_bytes=dropped_bytes,
+    )
+    return head + payload
 
 
 @dataclass(slots=True)
@@ -88,8 +116,8 @@ class Batch:
 
     def records(self) -> Iterator[tuple[int, int, int, int, int, bytes]]:
         """(kind, connection, t_ns, offset, lag_ns, data) in the order they happened. Ends early, silently, on a torn payload."""
-        payload, offset, end, size = self.payload, 0, len(self.payload), _RECORD.size
-        unpack = _RECORD.unpack_from
+        payload, offset, end, size = self.payload, 0, len(self.payload), RECORD.size
+        unpack = RECORD.unpack_from
         while offset + size <= end:
             kind, connection, t_ns, bytes_before, lag_ns, length = unpack(payload, offset)
             offset += size + length

@@ -1,0 +1,467 @@
+"""A relay's process: listening, hand-over, drain, and the one case in which we speak.
+
+The supervisor starts it with a JSON configuration (`Config.from_json`), speaks to it in JSON lines over a socket, and is told
+in JSON lines:
+
+    → {"drain": true}       accept nothing more; end when the last connection has ended, however long that takes
+    → {"stop": grace_s}     the same, but what is left after the grace is ended by us
+    → {"end": [number, …]}  end these connections gently (FIN): the observer knows that nothing is under way on them
+    ← {"ready": true, "listening": ["127.0.0.1:11436", …]}      it accepts
+    ← {"drained": true}     the last connection is gone; it exits
+
+If that socket closes (the supervisor was killed) the relay drains by itself: streams outlive everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from qm_proxy.errors import SettingsError
+from qm_proxy.relay.addresses import BACKLOG, Upstream, bind, name_of
+from qm_proxy.relay.dial import Dial, Target
+from qm_proxy.relay.farewell import Refusal
+from qm_proxy.relay.pipe import Kind
+from qm_proxy.relay.readiness import GONE, READ, Readiness
+from qm_proxy.relay.splice import Shared, Splice, close
+from qm_proxy.relay.tap import Tap
+
+__all__ = ["Config", "Relay", "Reply", "new_loop", "plain_reply", "run"]
+
+Reply: TypeAlias = Callable[[bytes, str, str], bytes]
+"""(request head, upstream URL, reason) → the whole HTTP response of a proxy whose upstream cannot be reached."""
+
+_STATS_S = 1.0
+_ACCEPT_AT_ONCE = 64
+_ACCEPT_AGAIN_S = 0.1  # after the machine refused us a descriptor
+_PIPE_BUFFER_BYTES = 4 * 1024 * 1024
+_CONTROL_BYTES = 1024 * 1024
+_KEEPALIVE_S = 15  # what Ollama's own listener (Go's net.ListenConfig) sets: a vanished client is noticed as directly
+_KEEPALIVE_PROBES = 9
+
+
+@dataclass(slots=True)
+class Config:
+    """What a relay is told at its start. Descriptors are inherited."""
+
+    upstream: Upstream
+    relay: int = 0
+    listen_fds: list[int] = field(default_factory=list)
+    listen: list[str] = field(default_factory=list)  # addresses to bind itself, beside the inherited sockets
+    pipe_fd: int | None = None
+    control_fd: int | None = None
+    guard: bool = False
+    reply: str | None = None  # "module:function" of a Reply; None: `plain_reply`
+    loop: str | None = None  # "uvloop" or "asyncio"; None: uvloop where it is installed
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Raises SettingsError."""
+        try:
+            given = json.loads(text)
+            upstream = Upstream(**given.pop("upstream"))
+            return cls(upstream=upstream, **given)
+        except (ValueError, TypeError, KeyError, AttributeError) as failure:
+            raise SettingsError(f"The relay's configuration cannot be read: {failure!r}.") from failure
+
+    def to_json(self) -> str:
+        upstream = self.upstream
+        where: dict[str, object] = (
+            {"host": upstream.host, "port": upstream.port} if upstream.unix is None else {"unix": upstream.unix}
+        )
+        names = ("relay", "listen_fds", "listen", "pipe_fd", "control_fd", "guard", "reply", "loop")
+        return json.dumps({"upstream": where, **{name: getattr(self, name) for name in names}})
+
+
+def plain_reply(head: bytes, upstream_url: str, reason: str) -> bytes:
+    """The answer where no Reply was given."""
+    body = json.dumps({"error": f"qm-proxy: cannot reach the upstream {upstream_url}: {reason}"}).encode()
+    start = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head_only = head[:5].upper() == b"HEAD "
+    return start + b"Content-Length: %d\r\n\r\n" % len(body) + (b"" if head_only else body)
+
+
+class Relay:
+    """All that one process does. Made inside a running loop; `closed` is set when it has drained."""
+
+    def __init__(
+        self,
+        target: Target,
+        listeners: list[socket.socket],
+        *,
+        pipe: socket.socket | None = None,
+        control: socket.socket | None = None,
+        relay: int = 0,
+        reply: Reply = plain_reply,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.closed = asyncio.Event()
+        self._loop = loop
+        self._target = target
+        self._reply = reply
+        self._readiness = Readiness()
+        self._tap = Tap(loop, pipe, relay)
+        self.shared = Shared(loop, self._readiness, self._tap, self._last_gone)
+        self._listeners = [Listener(self, listener) for listener in listeners]
+        self._control = Control(self, control) if control is not None else None
+        self._accepting = True
+        self._accepted = 0
+        self._accept_failures = 0
+        self._accept_error: str | None = None
+        self._refused = 0
+        self._reply_failures = 0
+        self._stats_due_ns = 0
+        self._stats_timer: asyncio.TimerHandle | None = None
+        loop.add_reader(self._readiness.fileno(), self._readiness.run)
+        self._arm_stats()
+
+    def say(self, message: dict[str, object]) -> None:
+        if self._control is not None:
+            self._control.say(message)
+
+    def drain(self) -> None:
+        """Accept nothing more; `closed` when the last connection has ended."""
+        if self._accepting:
+            self._accepting = False
+            for listener in self._listeners:
+                listener.close()
+        if not self.shared.connections:
+            self._close()
+
+    def stop(self, grace_s: float) -> None:
+        """`drain`, and end by force what is left after the grace."""
+        self.drain()
+        self._loop.call_later(grace_s, self.end)
+
+    def end(self, numbers: list[int] | None = None) -> None:
+        """End these connections gently; without numbers all of them: with a reset, so that no cut stream looks complete."""
+        connections = self.shared.connections
+        for number in list(connections) if numbers is None else numbers:
+            if (connection := connections.get(number)) is not None:
+                connection.end(gently=numbers is not None)
+
+    def arrived(self, sock: socket.socket, address: object) -> None:
+        self._accepted += 1
+        Arrival(self, self._accepted, sock, address, self._target)
+
+    def refused(self, number: int, sock: socket.socket, reason: str, retry: Callable[[], None]) -> None:
+        self._refused += 1
+        Refusal(self.shared, number, sock, reason, self._answer, retry)
+
+    def cannot_accept(self, failure: OSError) -> None:
+        """No descriptor or memory for another client. Counted, said in the next STATS; who waits is accepted later."""
+        self._accept_failures += 1
+        self._accept_error = failure.strerror
+
+    def _answer(self, head: bytes, reason: str) -> bytes:
+        url = self._target.upstream.url
+        try:
+            return self._reply(head, url, reason)
+        except Exception:  # another's code must not cost the client its answer
+            self._reply_failures += 1
+            return plain_reply(head, url, reason)
+
+    def _last_gone(self) -> None:
+        if not self._accepting:
+            self._close()
+
+    def _close(self) -> None:
+        if self.closed.is_set():
+            return
+        if self._stats_timer is not None:
+            self._stats_timer.cancel()
+        self._write_stats()
+        self._tap.close()
+        self.say({"drained": True})
+        if self._control is not None:
+            self._control.close()
+        self._loop.remove_reader(self._readiness.fileno())
+        self._readiness.close()
+        self.closed.set()
+
+    def _arm_stats(self) -> None:
+        self._stats_due_ns = time.monotonic_ns() + int(_STATS_S * 1e9)
+        self._stats_timer = self._loop.call_later(_STATS_S, self._on_stats)
+
+    def _on_stats(self) -> None:
+        self._tap.late_ns = max(self._tap.late_ns, time.monotonic_ns() - self._stats_due_ns)
+        self._write_stats()
+        self._arm_stats()
+
+    def _write_stats(self) -> None:
+        tap = self._tap
+        stats: dict[str, object] = {
+            "rss_bytes": _rss_bytes(),
+            "cpu_s": time.process_time(),
+            "connections_open": len(self.shared.connections),
+            "connections_total": self._accepted,
+            "refused_total": self._refused,
+            "reply_failures": self._reply_failures,
+            "accept_failures": self._accept_failures,
+            "loop_lag_max_ms": tap.take_late_ns() / 1e6,
+            "pending_bytes": tap.pending_bytes,
+            "dropped_batches": tap.dropped_batches,
+            "dropped_records": tap.dropped_records,
+            "dropped_bytes": tap.dropped_bytes,
+            "skipped_bytes": tap.skipped_bytes,
+            "draining": not self._accepting,
+        }
+        if self._accept_error is not None:
+            stats["accept_error"] = self._accept_error
+            self._accept_error = None
+        tap.add(Kind.STATS, 0, time.monotonic_ns(), 0, 0, json.dumps(stats).encode())
+
+
+class Listener:
+    """One listening socket. May be shared with other relays: an accept that finds nobody is no news."""
+
+    def __init__(self, relay: Relay, sock: socket.socket) -> None:
+        self._relay = relay
+        self._sock = sock
+        self._readiness = relay.shared.readiness
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        self._readiness.watch(sock.fileno(), self, READ)
+
+    def ready(self, events: int) -> None:
+        self._readiness.later(self._accept)
+
+    def close(self) -> None:
+        close(self._relay.shared, self._sock)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            if self._sock.fileno() < 0:
+                return
+            try:
+                client, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as failure:
+                if failure.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._relay.cannot_accept(failure)
+                    self._readiness.change(self._sock.fileno(), 0)
+                    self._relay.shared.loop.call_later(_ACCEPT_AGAIN_S, self._go_on)
+                    return
+                continue  # a client that left before it was accepted
+            client.setblocking(False)
+            if client.family != socket.AF_UNIX:
+                _as_ollama_would(client)
+            self._relay.arrived(client, address)
+
+    def _go_on(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._readiness.change(self._sock.fileno(), READ)
+
+
+class Arrival:
+    """A client from its accept until the upstream is reached or not. Its bytes wait in the kernel."""
+
+    __slots__ = ("_dial", "_number", "_relay", "_sock", "_target", "_waits")
+
+    def __init__(self, relay: Relay, number: int, sock: socket.socket, address: object, target: Target) -> None:
+        self._relay = relay
+        self._number = number
+        self._sock = sock
+        self._target = target
+        self._waits = True
+        shared = relay.shared
+        shared.connections[number] = self
+        shared.tap.add(Kind.OPENED, number, time.monotonic_ns(), 0, 0, _in_words(address))
+        self._start()
+
+    def ready(self, events: int) -> None:
+        """It can only have died: it is not read yet."""
+        if self._waits and events & GONE and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._leave(Kind.CLIENT_RESET)
+
+    def end(self, *, gently: bool) -> None:
+        self._leave(Kind.SHUTDOWN)
+
+    def _start(self) -> None:
+        self._waits = True
+        self._dial = Dial(self._relay.shared, self._target, self._connected, self._failed)
+        self._dial.start()
+        if self._waits:
+            self._relay.shared.readiness.watch(self._sock.fileno(), self, 0)
+
+    def _connected(self, upstream: socket.socket) -> None:
+        self._waits = False
+        Splice(self._relay.shared, self._number, self._sock, upstream)
+
+    def _failed(self, reason: str) -> None:
+        self._waits = False
+        self._relay.refused(self._number, self._sock, reason, self._retry)
+
+    def _retry(self) -> None:
+        self._relay.shared.connections[self._number] = self
+        self._relay.shared.readiness.later(self._start)
+
+    def _leave(self, kind: Kind) -> None:
+        self._waits = False
+        self._dial.cancel()
+        close(self._relay.shared, self._sock)
+        self._relay.shared.over(self._number, kind)
+
+
+class Control:
+    """The supervisor's orders and our answers, JSON lines."""
+
+    def __init__(self, relay: Relay, sock: socket.socket) -> None:
+        self._relay = relay
+        self._sock = sock
+        self._text = bytearray()
+        sock.setblocking(False)
+        relay.shared.readiness.watch(sock.fileno(), self, READ)
+
+    def say(self, message: dict[str, object]) -> None:
+        with contextlib.suppress(OSError):  # a supervisor that died; a few lines always fit the kernel's buffer
+            self._sock.send(json.dumps(message).encode() + b"\n")
+
+    def ready(self, events: int) -> None:
+        try:
+            data = self._sock.recv(65536)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            self._relay.drain()
+            return
+        self._text += data
+        *lines, rest = bytes(self._text).split(b"\n")
+        self._text[:] = rest[:_CONTROL_BYTES]
+        for line in lines:
+            self._follow(line)
+
+    def close(self) -> None:
+        close(self._relay.shared, self._sock)
+
+    def _follow(self, line: bytes) -> None:
+        try:
+            order = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(order, dict):
+            return
+        if "stop" in order:
+            self._relay.stop(float(order["stop"]))
+        elif order.get("drain"):
+            self._relay.drain()
+        elif isinstance(order.get("end"), list):
+            self._relay.end(order["end"])
+
+
+def run(config: Config) -> int:
+    """The life of a relay process. Returns its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C reaches the whole group; the supervisor speaks
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _raise_descriptor_limit()
+    reply = _load(config.reply) if config.reply else plain_reply
+    listeners = [socket.socket(fileno=fd) for fd in config.listen_fds]
+    for address in config.listen:
+        listeners += bind(address)
+    pipe = None if config.pipe_fd is None else socket.socket(fileno=config.pipe_fd)
+    control = None if config.control_fd is None else socket.socket(fileno=config.control_fd)
+    loop = new_loop(config.loop)
+    try:
+        loop.run_until_complete(_live(config, listeners, pipe, control, reply))
+    finally:
+        loop.close()
+    return 0
+
+
+async def _live(
+    config: Config, listeners: list[socket.socket], pipe: socket.socket | None, control: socket.socket | None, reply: Reply
+) -> None:
+    target = Target(config.upstream)
+    await target.resolve()  # a failure shows in the answers, and is tried again with each connection
+    if pipe is not None:
+        pipe.setblocking(False)
+        with contextlib.suppress(OSError):
+            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BUFFER_BYTES)
+    relay = Relay(target, listeners, pipe=pipe, control=control, relay=config.relay, reply=reply)
+    ready = {"ready": True, "listening": [name_of(listener) for listener in listeners]}
+    gc.collect()
+    gc.freeze()
+    if control is None:
+        print(json.dumps(ready), flush=True)
+    relay.say(ready)
+    await relay.closed.wait()
+
+
+def new_loop(name: str | None) -> asyncio.AbstractEventLoop:
+    """uvloop where it is installed and not told otherwise."""
+    if name != "asyncio":
+        try:
+            uvloop = importlib.import_module("uvloop")
+        except ImportError:
+            if name == "uvloop":
+                raise SettingsError(
+                    "uvloop was asked for and is not installed.", remedy="Install it, or leave the choice open."
+                ) from None
+        else:
+            made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+            return made
+    return asyncio.new_event_loop()
+
+
+def _load(name: str) -> Reply:
+    module, _, function = name.partition(":")
+    try:
+        reply: Reply = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as failure:
+        raise SettingsError(f"The relay cannot load {name!r}: {failure}.") from failure
+    return reply
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard, 65536, 10240):  # macOS says "unlimited" and takes at most kern.maxfilesperproc
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        except (ValueError, OSError):
+            continue
+        return
+
+
+def _as_ollama_would(client: socket.socket) -> None:
+    """The options that Ollama's listener gives a client's socket."""
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
+    with contextlib.suppress(OSError, AttributeError):
+        if idle is not None:
+            client.setsockopt(socket.IPPROTO_TCP, idle, _KEEPALIVE_S)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+
+
+def _rss_bytes() -> int | None:
+    try:
+        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, and the peak
+        return peak if sys.platform == "darwin" else None
+
+
+def _in_words(address: object) -> bytes:
+    if isinstance(address, tuple):
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
+    return os.fsencode(address) if isinstance(address, (str, bytes)) and address else b"unix"
