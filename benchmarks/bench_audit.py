@@ -39,7 +39,8 @@ def climb(design: Design, truth: Truth, draw: random.Random) -> Climb:
         while True:
             tokens += step.target
             trials += 1
-            step = steps.send(True if isinstance(step, AskHeader) else draw.random() < truth(step.target))
+            kept = isinstance(step, AskHeader) or draw.random() < truth(step.target)
+            step = steps.send(kept)
     except StopIteration:
         return Climb(ladder.verdict(), trials, tokens)
 
@@ -48,7 +49,7 @@ def worst_of_depths(truth: Truth, draw: random.Random) -> int | None:
     """The rule of comparison: first rung whose worst depth lies 0.2 under the baseline; `None` if there is none."""
 
     def cell(target: int) -> float:
-        return sum(draw.random() < truth(target) for _ in range(5)) / 5
+        return sum(1 for _ in range(5) if draw.random() < truth(target)) / 5
 
     base = cell(512)
     return next((target for target in RUNGS if min(cell(target) for _ in range(3)) <= base - 0.2), None)
@@ -90,7 +91,7 @@ def table(runs: int, seed: int) -> dict[str, float]:
         ):
             draw = random.Random(f"{seed}/{name}/{label}")
             made = [climb(design, truth, draw) for _ in range(runs)]
-            counts = Counter(one.verdict.kind for one in made)
+            counts: Counter[str] = Counter(one.verdict.kind for one in made)
             shares = ", ".join(f"{kind} {count / runs:.1%}" for kind, count in counts.most_common())
             print(
                 f"  {label:30} {shares}; {sum(one.trials for one in made) / runs:.0f} trials, "

@@ -123,6 +123,8 @@ class Run(Model):
     replayed: int = 0  # of these, answered from an interrupted run's rows
     model_time_s: float = 0.0  # sum of the requests' durations
     exit_code: int = 0
+    cost: dict[str, float] = Field(default_factory=dict)  # as estimated before the start
+    reason: str | None = None  # why it ended early
 
 
 class Target(Model):
@@ -458,6 +460,13 @@ class Tier(Section):
     chance_floor: float | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     excluded: int = 0  # infrastructure, rerun and then left out
+    badge: str | None = None  # the strict count as seen, "Pass^16: 16/16 runs passed"
+    per_run_at_least: float | None = None  # one-sided 95 % lower limit of the pass rate of one run
+    optimum_steps: Statistic | None = None  # with full knowledge
+    sub_labels: dict[str, int] = Field(default_factory=dict)
+    apart: dict[str, int] = Field(default_factory=dict)  # a template or a budget is to blame before the model is
+    failure_shares: dict[str, Statistic] = Field(default_factory=dict)
+    false_stops: Statistic | None = None  # of the proven loops that were let go on: how many passed after all
 
 
 class AgentSection(Section):
@@ -472,6 +481,10 @@ class AgentSection(Section):
     hardware_class: str | None = None
     recommended_tier: str | None = None
     replays: list[dict[str, Any]] = Field(default_factory=list)
+    ready_for: str | None = None  # the hardest tier that a READY speaks for
+    safety: list[dict[str, Any]] = Field(default_factory=list)  # {what, seen, n, upper_limit, allowed, holds}
+    loop_cost: dict[str, Any] = Field(default_factory=dict)  # what proven loops cost and a guard would have saved
+    other_path: AgentSection | None = None  # --both: the same model by the other way of calling tools
 
 
 # --- all together ---------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@
     5. between the last good and the first bad: geometric bisection until their ratio is at most 1.25
     quick: the top rung first, wider errors, 6 trials a round; blind to dips, so the verdict says "assuming monotone"
 
-`Ladder.run` is a generator: it yields `AskTrial` and is sent True, False or None (invalid: says nothing), yields `AskHeader`
-and is sent whether the header was still known. Source of the design and its error rates: benchmarks/bench_audit.py.
+`Ladder.run` is a generator: it yields `AskTrial` and is sent True, False or None (invalid: says nothing); `AskHeader` and
+`AskLate`, sent whether the first line and a fact at the very end were still known. Source of the design and its error rates: benchmarks/bench_audit.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from probes.stats.fits import logit_slope
 from probes.stats.intervals import upper_limit
 from probes.stats.sequential import Sprt
 
-__all__ = ["AskHeader", "AskTrial", "Decision", "Design", "Ladder", "RungState", "Verdict"]
+__all__ = ["AskHeader", "AskLate", "AskTrial", "Decision", "Design", "Ladder", "RungState", "Verdict"]
 
 Decision = Literal["ok", "bad", "undecided", "invalid", "baseline"]
 VerdictKind = Literal[
@@ -70,7 +70,15 @@ class AskHeader:
     index: int
 
 
-LadderStep: TypeAlias = AskTrial | AskHeader
+@dataclass(frozen=True, slots=True)
+class AskLate:
+    """A fact at the very end of the prompt: what survives when a server cuts the front."""
+
+    target: int
+    index: int
+
+
+LadderStep: TypeAlias = AskTrial | AskHeader | AskLate
 Steps: TypeAlias = Generator[LadderStep, bool | None, None]
 
 
@@ -188,12 +196,25 @@ class Ladder:
         return "ok" if pooled >= self.test.bound_good else "undecided"
 
     def _header_lost(self, rung: RungState) -> Generator[LadderStep, bool | None, bool]:
-        """The first line is asked for too: lost on every try while later facts survive means that the prompt was cut."""
-        for index in range(self.design.headers + 1):
+        """Was the front cut off? The first line is lost on every try while facts at the very end survive. A model that
+        merely forgets loses the late facts too, so the second test clears it within two or three trials."""
+        tries = self.design.headers + 1
+        for index in range(tries):
             if (yield AskHeader(rung.target, index)) is not False:
                 return False
-        rung.header_lost = rung.correct >= 2
-        return rung.header_lost
+        wrong = right = 0
+        while right < 4:
+            if (yield AskLate(rung.target, right + wrong)):
+                right += 1
+            else:
+                wrong += 1
+            if wrong > 1:
+                return False
+        for index in range(tries, tries + 2):
+            if (yield AskHeader(rung.target, index)) is not False:
+                return False
+        rung.header_lost = True
+        return True
 
     def _ascend(self) -> Steps:
         good = self.design.base_tokens

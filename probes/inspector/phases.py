@@ -85,8 +85,10 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
     done = 0
 
     yield Note("looking at server and model", done, steps)
-    found = seen.survey = yield from survey(plan.model, plan.endpoint)
-    seen.warnings += found.warnings
+    if seen.survey is None:
+        seen.survey = yield from survey(plan.model, plan.endpoint)
+        seen.warnings += seen.survey.warnings
+    found = seen.survey
 
     if plan.compat is not None:
         yield from asker.learn_rate()

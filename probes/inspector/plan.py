@@ -10,6 +10,7 @@ from probes.result import Host
 __all__ = ["Cost", "Plan", "cost", "plan_for"]
 
 PREFILL_LENGTHS = (128, 512, 2048, 8192, 16384, 32768)
+QUICK_LENGTHS = (128, 512, 1024, 2048)
 RESERVE = 512  # tokens of the window that stay free of prompt
 
 
@@ -80,11 +81,10 @@ def plan_for(
     """The standard sequence (or the quick one) for a model of that window."""
     wanted = window_tokens or (4096 if quick else 16384)
     window = min(wanted, advertised_tokens) if advertised_tokens else wanted
-    lengths = tuple(n for n in PREFILL_LENGTHS if n <= window - RESERVE)[: 4 if quick else None] or (max(16, window // 4),)
+    lengths = tuple(n for n in (QUICK_LENGTHS if quick else PREFILL_LENGTHS) if n <= window - RESERVE)
     if len(lengths) < 4:
-        lengths = tuple(sorted({max(16, (window - RESERVE) * part // 8) for part in (1, 2, 4, 8)}))
-    if quick:
-        lengths = tuple(n for n in lengths if n <= 2048)
+        room = window - min(RESERVE, window // 2)
+        lengths = tuple(sorted({max(16, room * part // 8) for part in (1, 2, 4, 8)}))
     depths = tuple(n for n in (2048, 8192, 32768) if n <= window - RESERVE)[: 1 if quick else None]
     like_the_origin = compat == "quantamind"
     return Plan(

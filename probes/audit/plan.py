@@ -1,0 +1,138 @@
+"""What an audit will ask, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from probes.audit.facts import Family
+from probes.audit.ladder import Design
+from probes.padding import REGISTERS, Register
+from probes.result import Host
+
+__all__ = ["ANSWER_TOKENS", "THINKING_TOKENS", "AuditCost", "AuditPlan", "audit_cost", "audit_plan"]
+
+Profile = Literal["quick", "standard", "deep"]
+FAMILIES_OF: dict[Profile, tuple[Family, ...]] = {
+    # one in ten is "absent": a model that always answers something must not look perfect
+    "quick": ("literal", "code"),
+    "standard": ("literal", "paraphrase", "code", "literal", "paraphrase", "code", "literal", "paraphrase", "code", "absent"),
+    "deep": ("literal", "paraphrase", "multikey", "chain", "code", "conflict", "instruction", "literal", "code", "absent"),
+}
+REGISTERS_OF: dict[Profile, tuple[Register, ...]] = {"quick": ("policy", "code"), "standard": REGISTERS, "deep": REGISTERS}
+BASE_TOKENS = 512
+ANSWER_TOKENS = 64
+THINKING_TOKENS = 2048
+RESERVE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPlan:
+    """One audit. Tokens."""
+
+    model: str
+    endpoint: str
+    seed: int
+    profile: Profile
+    design: Design
+    families: tuple[Family, ...]
+    registers: tuple[Register, ...]
+    window_tokens: int  # num_ctx, the same for every request
+    num_batch: int
+    think: bool | None  # None: the model cannot think
+    advertised_tokens: int | None = None
+    host: Host = field(default_factory=Host)
+
+    @property
+    def answer_budget(self) -> int:
+        return ANSWER_TOKENS + (THINKING_TOKENS if self.think else 0)
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {
+            "num_ctx": self.window_tokens,
+            "num_batch": self.num_batch,
+            "temperature": 0,
+            "top_k": 40,
+            "top_p": 0.9,
+            "min_p": 0.0,
+            "repeat_penalty": 1.0,
+            "seed": self.seed % 2**31,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCost:
+    """Expected for a healthy model, and the most it can come to."""
+
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+    most_prompt_tokens: int
+    assumed: str
+
+
+def audit_plan(
+    model: str,
+    endpoint: str,
+    *,
+    seed: int,
+    profile: Profile = "standard",
+    max_tokens: int | None = None,
+    advertised_tokens: int | None = None,
+    affordable_tokens: int | None = None,
+    think: bool | None = None,
+    host: Host | None = None,
+) -> AuditPlan:
+    """Rungs double from 1 024 to the top: what was asked for, what is advertised, what fits in memory, whichever is least."""
+    budget = ANSWER_TOKENS + (2 * THINKING_TOKENS if think else 0)
+    reserve = max(RESERVE, 2 * budget)
+    top = max_tokens or (8192 if profile == "quick" else 32768)
+    if advertised_tokens is not None:
+        top = min(top, advertised_tokens - reserve)
+    if affordable_tokens is not None:
+        top = min(top, affordable_tokens - reserve)
+    base = BASE_TOKENS if top > 1.5 * BASE_TOKENS else max(256, top // 2)
+    rungs = [1024]
+    while rungs[-1] * 2 < top:
+        rungs.append(rungs[-1] * 2)
+    rungs = [rung for rung in rungs if base < rung < top / 1.1]
+    steps = (*rungs, top) if top > base else ()
+    design = Design.quick(steps, base) if profile == "quick" else Design.standard(steps, base, deep=profile == "deep")
+    return AuditPlan(
+        model=model,
+        endpoint=endpoint,
+        seed=seed,
+        profile=profile,
+        design=design,
+        families=FAMILIES_OF[profile],
+        registers=REGISTERS_OF[profile],
+        window_tokens=top + reserve,
+        num_batch=512,
+        think=think,
+        advertised_tokens=advertised_tokens,
+        host=host or Host(),
+    )
+
+
+def audit_cost(plan: AuditPlan, *, prefill_per_s: float | None = None, decode_per_s: float | None = None) -> AuditCost:
+    """Trials times length. A healthy model passes a rung in some 15 trials (quick: 6)."""
+    design = plan.design
+    speed_in, speed_out = prefill_per_s or 1000.0, decode_per_s or 60.0
+    tested = design.rungs[-1:] if design.top_first else design.rungs
+    each = 6 if design.top_first else 15
+    calibration = len(plan.registers) * (256 + 1024)
+    prompt = calibration + design.baseline_trials * design.base_tokens + sum((each + 1) * rung for rung in tested)
+    trials = design.baseline_trials + (each + 1) * len(tested)
+    output = trials * (16 + (THINKING_TOKENS // 4 if plan.think else 0))
+    most = calibration + design.baseline_trials * design.base_tokens + 2 * design.at_most * sum(tested)
+    known = prefill_per_s is not None
+    return AuditCost(
+        requests=trials + 2 * len(plan.registers),
+        prompt_tokens=prompt,
+        output_tokens=output,
+        seconds=prompt / speed_in + output / speed_out,
+        most_prompt_tokens=most,
+        assumed="measured speeds" if known else f"assumed: {speed_in:g} and {speed_out:g} tokens/s",
+    )
