@@ -104,7 +104,7 @@ class Ticks:
         """An upstream read, told before the events it completed: the client's kernel had taken all of it `lag_ns` later.
         `None`: the client is slow; `client_ready`, or the next read with a lag, will tell."""
         reads = self._reads
-        if len(reads) >= _BLOCK:
+        if len(reads) >= _BLOCK or len(self._times) >= _BLOCK:
             self._fold()
         reads.append(read_ns)
         if lag_ns is None:
