@@ -72,8 +72,8 @@ worker_processes 1; daemon off; pid {d}/nginx.pid; error_log {d}/error.log crit;
 events {{ worker_connections 16384; }}
 http {{
   access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
-  client_max_body_size 0;
-  upstream ollama {{ server 127.0.0.1:{up}; keepalive 256; }}
+  client_max_body_size 0; keepalive_requests 100000000;
+  upstream ollama {{ server 127.0.0.1:{up}; keepalive 256; keepalive_requests 100000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096; tcp_nodelay on;
     location / {{ proxy_pass http://ollama; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
