@@ -136,6 +136,7 @@ class Began:
     t_ns: Nanoseconds
     response_model: str | None
     response_id: str | None
+    remote_host: str | None = None  # the cloud host that really answered, where the server says so
 
 
 @event
