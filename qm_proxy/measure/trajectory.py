@@ -214,10 +214,9 @@ class Marker:
     def quoted_arguments(self, arguments: str) -> list[int]:
         """Line marks of the strings in a call's arguments: the prompt that a sub-agent will start with is one of them."""
         try:
-            value = json.loads(arguments)
+            return self.lines(_strings(json.loads(arguments)), limit=64)
         except (ValueError, RecursionError):
             return []
-        return self.lines(_strings(value), limit=64)
 
     def completion(self, prompt: str, lengths: Iterable[int], seed: int) -> tuple[dict[int, int], int]:
         """A prompt without messages: marks of its beginnings of the given `lengths` (bytes), and of the whole."""
@@ -259,7 +258,7 @@ def _strings(value: object) -> Iterator[str]:
 class EmittedCall(NamedTuple):
     """A call as the model made it."""
 
-    place: int  # its index in the answer
+    place: int  # 0, 1, … in the order of the answer
     call_id: str
     name: str
     mark: int
@@ -289,7 +288,7 @@ class Answer:
         elif isinstance(event, ToolCall):
             mark = self._marker.call(event.name, event.arguments)
             lines = self._marker.quoted_arguments(event.arguments)
-            self.calls.append(EmittedCall(event.index, event.call_id, event.name, mark, lines, event.t_ns))
+            self.calls.append(EmittedCall(len(self.calls), event.call_id, event.name, mark, lines, event.t_ns))
         elif isinstance(event, Began) and event.response_id:
             self.response_id = event.response_id
         return ()
