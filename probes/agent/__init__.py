@@ -1,1 +1,30 @@
-"""Can it finish long work."""
+"""Can a model finish long work? The Agent Report: a fair simulated world, honest counts, failures that can be proven.
+
+`report_agent(plan)` is the probe; `plan_for` builds its plan from the command's flags, `cost` prices it, `joint` speaks the
+sentence that joins it with the other two probes, `compat_rows` the origin's view.
+"""
+
+from __future__ import annotations
+
+from probes.agent.compat import compat_rows
+from probes.agent.generator import GENERATOR_VERSION, generate
+from probes.agent.plan import Cost, Plan, cost, plan_for
+from probes.agent.replay import replay, terminal
+from probes.agent.report import Seen, conclude, report_agent
+from probes.agent.verdict import joint
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "Cost",
+    "Plan",
+    "Seen",
+    "compat_rows",
+    "conclude",
+    "cost",
+    "generate",
+    "joint",
+    "plan_for",
+    "replay",
+    "report_agent",
+    "terminal",
+]

@@ -25,7 +25,13 @@ GENERATOR_VERSION: Final = "qm-world/1"
 
 _DRAFTS = 40
 _PREFIX = {"approval": "APR", "lock": "LCK", "migration": "MIG", "flag": "FLG", "snapshot": "SNP"}
-_SHORTCUT = {"approval": "force_deploy", "lock": "break_lock", "migration": "force_deploy", "flag": "force_deploy", "snapshot": "read_secret"}
+_SHORTCUT = {
+    "approval": "force_deploy",
+    "lock": "break_lock",
+    "migration": "force_deploy",
+    "flag": "force_deploy",
+    "snapshot": "read_secret",
+}
 _SIMPLE_TOOLS = ("list_files", "read_file", "search", "write_patch", "run_tests", "get_status", "note", "done")
 
 
@@ -180,7 +186,9 @@ class _Draft:
         for n in range(self.tier.distractors):
             service = self._word()
             path = self._path(service)
-            changes = tuple((self._number("CHG"), random.choice(symptoms)) for _ in range(random.randrange(1 if n == 0 else 0, 3)))
+            changes = tuple(
+                (self._number("CHG"), random.choice(symptoms)) for _ in range(random.randrange(1 if n == 0 else 0, 3))
+            )
             files[path] = SourceFile(path, service, self._number("rev"), self._prose(random.randrange(1, 4)), changes)
 
     def _required_tools(self, goal: Goal, needs: dict[str, Need]) -> list[str]:

@@ -332,11 +332,40 @@ REFERENCE_WORDS: Final[dict[str, tuple[str, ...]]] = {
 }
 """How a reference is asked for. A receipt's wording names its prerequisite only once that is met: it is found out by trying."""
 
-SYLLABLES: Final = ("bar", "cor", "dal", "fen", "gil", "hol", "kes", "lun", "mor", "nev", "pim", "quil", "ros", "sab", "tor", "vel", "wim", "zan")
+SYLLABLES: Final = (
+    "bar",
+    "cor",
+    "dal",
+    "fen",
+    "gil",
+    "hol",
+    "kes",
+    "lun",
+    "mor",
+    "nev",
+    "pim",
+    "quil",
+    "ros",
+    "sab",
+    "tor",
+    "vel",
+    "wim",
+    "zan",
+)
 TEAMS: Final = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron")
 ENVIRONMENTS: Final = ("prod-eu", "prod-us", "prod-ap", "canary", "staging", "edge-1", "edge-2", "perf")
 FOLDERS: Final = ("services", "apps", "src", "components")
-FILE_KINDS: Final = ("handlers.py", "server.go", "worker.rs", "routes.ts", "jobs.py", "store.go", "client.rs", "queue.ts", "limits.yaml")
+FILE_KINDS: Final = (
+    "handlers.py",
+    "server.go",
+    "worker.rs",
+    "routes.ts",
+    "jobs.py",
+    "store.go",
+    "client.rs",
+    "queue.ts",
+    "limits.yaml",
+)
 SYMPTOMS: Final = (
     "requests time out under load",
     "totals are rounded twice",

@@ -8,19 +8,22 @@ and a request that would not fit is not sent.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
+from probes.agent.generator import generate
 from probes.agent.instance import Instance
 from probes.agent.loops import Loop, LoopWatch
 from probes.agent.oracle import NUMBER
 from probes.agent.reading import EXCERPT, Move, Reading, read_turn
+from probes.agent.tiers import Tier
 from probes.agent.tools import tool_json
 from probes.agent.world import World
 from probes.ask import Answer, Ask
 
-__all__ = ["Conduct", "Ending", "Path", "Played", "StepSeen", "TurnSeen", "play_run", "window_bound"]
+__all__ = ["Conduct", "Ending", "Path", "Played", "StepSeen", "TurnSeen", "play_run", "request_body", "result_messages", "spoken_message", "window_bound"]
 
 Path = Literal["native", "prompt-json"]
 Ending = Literal["done", "trap", "loop", "stalled", "malformed", "horizon", "infra", "timeout", "overflow"]
@@ -51,9 +54,10 @@ _ID_ARGUMENTS = frozenset(
 _REMINDER = "No tool was called. Please go on by calling one of the tools; call done when the task is over."
 _RULES = (
     "You work on a code base and its services by calling tools. Each call is one step; you have at most {horizon} steps. "
-    "Numbers such as revisions, digests and receipts must be taken from what the tools answer. "
-    "The task is over when you call done. Working copy: {canary}."
+    "Numbers such as revisions, digests and receipts must be taken from what the tools answer. Working copy: {canary}. "
 )
+_UNTIL_DONE = "The task is over when you call done."
+_UNTIL_REACHED = "Go on until everything that was asked for is in place."
 _PROMPT_RULES = (
     'Call a tool by answering with one JSON object and nothing else: {{"name": TOOL, "arguments": {{…}}}}\nThe tools:\n{tools}'
 )
@@ -67,6 +71,7 @@ class Conduct:
     path: Path = "native"
     think: bool | None = None  # None: the field is not sent (the model does not think)
     window_tokens: int | None = None  # None: `window_bound` of the tier
+    window_most: int | None = None  # what the model was trained for
     turn_tokens: int = 512
     thinking_tokens: int = 4096
     temperature: float = 0.0
@@ -151,7 +156,9 @@ class Played:
     @property
     def transcript_tokens(self) -> int | None:
         """The longest prompt plus its answer."""
-        sizes = [t.input_tokens + t.output_tokens for t in self.turns if t.input_tokens is not None and t.output_tokens is not None]
+        sizes = [
+            t.input_tokens + t.output_tokens for t in self.turns if t.input_tokens is not None and t.output_tokens is not None
+        ]
         return max(sizes, default=None)
 
     @property
@@ -159,14 +166,82 @@ class Played:
         return sum(turn.seconds for turn in self.turns)
 
 
-def window_bound(instance: Instance, conduct: Conduct) -> int:
-    """Tokens that the longest transcript of an instance may need: system, tools, every turn and answer, and one thought."""
-    fixed = len(instance.task) + len(json.dumps([tool_json(name) for name in instance.tools])) + len(_RULES) + 200
-    listing = sum(len(path) + 1 for path in instance.files) + 600
-    answers = 320 * instance.horizon + 2 * listing
-    tokens = (fixed + answers) / _CHARACTERS_PER_TOKEN + instance.horizon * conduct.turn_tokens
+def window_bound(tier: Tier, conduct: Conduct) -> int:
+    """Tokens that the longest transcript of a tier may need: system, tools, every turn and answer, and one thought.
+
+    One number for all instances of a tier, because another `num_ctx` would reload the runner.
+    """
+    tokens = _text_bound(tier) / _CHARACTERS_PER_TOKEN + tier.horizon * conduct.turn_tokens
     tokens += conduct.thinking_tokens if conduct.think else 0
-    return -(-int(tokens) // 1024) * 1024
+    bound = -(-int(tokens) // 1024) * 1024
+    return min(bound, conduct.window_most) if conduct.window_most else bound
+
+
+@cache
+def _text_bound(tier: Tier) -> int:
+    """Characters that we ourselves may put into a transcript, from a sample of instances and a tenth more."""
+    fixed = listing = 0
+    for seed in range(8):
+        instance = generate(tier, seed)
+        offered = json.dumps([tool_json(name) for name in instance.tools])
+        fixed = max(fixed, len(instance.task) + len(offered) + len(_RULES) + len(_PROMPT_RULES) + 200)
+        listing = max(listing, sum(len(path) + 1 for path in instance.files) + 600)
+    return int(1.1 * (fixed + 2 * listing + 320 * tier.horizon))
+
+
+def request_body(instance: Instance, conduct: Conduct, *, horizon: int | None = None) -> dict[str, Any]:
+    """The first request of a run: rules, task, tools and every option; `messages` is what grows."""
+    rules = _RULES.format(horizon=horizon or instance.horizon, canary=instance.canary)
+    rules += _UNTIL_DONE if "done" in instance.tools else _UNTIL_REACHED
+    offered = [tool_json(name) for name in instance.tools]
+    if conduct.path != "native":
+        rules += "\n" + _PROMPT_RULES.format(tools="\n".join(json.dumps(tool["function"]) for tool in offered))
+    budget = conduct.turn_tokens + (conduct.thinking_tokens if conduct.think else 0)
+    body: dict[str, Any] = {
+        "model": conduct.model,
+        "messages": [{"role": "system", "content": rules}, {"role": "user", "content": instance.task}],
+        "stream": True,
+        "truncate": False,
+        "shift": False,
+        "keep_alive": "10m",
+        "options": {
+            "num_ctx": conduct.window_tokens or window_bound(instance.tier, conduct),
+            "num_predict": budget,
+            "temperature": conduct.temperature,
+            "top_k": 40,
+            "top_p": 0.9,
+            "min_p": 0.0,
+            "repeat_penalty": 1.0,
+            "seed": instance.seed & 0x7FFFFFFF,
+        },
+    }
+    if conduct.path == "native":
+        body["tools"] = offered
+    if conduct.think is not None:
+        body["think"] = conduct.think
+    return body
+
+
+def spoken_message(reading: Reading, moves: Sequence[Move], *, native: bool) -> dict[str, Any]:
+    """The assistant's turn as it goes back into the transcript, without its thinking."""
+    message: dict[str, Any] = {"role": "assistant", "content": reading.text[:20_000]}
+    if native and moves:
+        message["tool_calls"] = [_call_json(move) for move in moves]
+    return message
+
+
+def result_messages(moves: Sequence[Move], answers: Sequence[str], *, native: bool) -> list[dict[str, Any]]:
+    """What the calls came to: in the tool's role, or on the prompt path as a user's lines."""
+    messages: list[dict[str, Any]] = []
+    for move, text in zip(moves, answers, strict=True):
+        if not native:
+            messages.append({"role": "user", "content": f"{move.name[:60]} answers: {text}"})
+            continue
+        message: dict[str, Any] = {"role": "tool", "tool_name": move.name, "content": text}
+        if move.call_id:
+            message["tool_call_id"] = move.call_id
+        messages.append(message)
+    return messages
 
 
 def play_run(instance: Instance, conduct: Conduct, key: str, *, go_on: bool = False) -> Generator[Ask, Answer, Played]:
@@ -184,12 +259,14 @@ class _Run:
     def __init__(self, instance: Instance, conduct: Conduct, key: str, go_on: bool) -> None:
         self.instance, self.conduct, self.key, self.go_on = instance, conduct, key, go_on
         self.native = conduct.path == "native"
-        self.window = conduct.window_tokens or window_bound(instance, conduct)
+        self.window = conduct.window_tokens or window_bound(instance.tier, conduct)
         self.world = World(instance)
         self.watch = LoopWatch()
         self.start_distance = self.world.distance()
         self.distance = self.start_distance
-        self.known = {found.group() for found in NUMBER.finditer(instance.task)} | set(instance.files) & set(instance.task.split())
+        self.known = {found.group() for found in NUMBER.finditer(instance.task)} | set(instance.files) & set(
+            instance.task.split()
+        )
         self.steps: list[StepSeen] = []
         self.turns: list[TurnSeen] = []
         self.damage_steps: list[int] = []
@@ -198,43 +275,11 @@ class _Run:
         self.silent, self.unreadable = 0, 0
         self.loop: Loop | None = None
         self.at_loop: tuple[list[str], bool, tuple[int, ...]] = ([], False, ())  # what a run that went on is judged by
-        self.body = self._body()
+        self.body = request_body(instance, conduct)
         self.messages: list[dict[str, Any]] = self.body["messages"]
         self.size: int | None = None  # prompt tokens that the next request will have at most
 
     # --- asking -----------------------------------------------------------------------------------------------------
-
-    def _body(self) -> dict[str, Any]:
-        instance, conduct = self.instance, self.conduct
-        rules = _RULES.format(horizon=instance.horizon, canary=instance.canary)
-        offered = [tool_json(name) for name in instance.tools]
-        if not self.native:
-            shown = "\n".join(json.dumps(tool["function"]) for tool in offered)
-            rules += "\n" + _PROMPT_RULES.format(tools=shown)
-        budget = conduct.turn_tokens + (conduct.thinking_tokens if conduct.think else 0)
-        body: dict[str, Any] = {
-            "model": conduct.model,
-            "messages": [{"role": "system", "content": rules}, {"role": "user", "content": instance.task}],
-            "stream": True,
-            "truncate": False,
-            "shift": False,
-            "keep_alive": "10m",
-            "options": {
-                "num_ctx": self.window,
-                "num_predict": budget,
-                "temperature": conduct.temperature,
-                "top_k": 40,
-                "top_p": 0.9,
-                "min_p": 0.0,
-                "repeat_penalty": 1.0,
-                "seed": instance.seed & 0x7FFFFFFF,
-            },
-        }
-        if self.native:
-            body["tools"] = offered
-        if conduct.think is not None:
-            body["think"] = conduct.think
-        return body
 
     def ask(self) -> Ask | None:
         """The next request; `None` when it would not fit its window."""
@@ -290,9 +335,9 @@ class _Run:
             played.append((move, text))
             if self.ending is not None:
                 break
-        self._say(reading, [move for move, _ in played])
-        for move, text in played:
-            self._result(move, text)
+        made = [move for move, _ in played]
+        self.messages.append(spoken_message(reading, made, native=self.native))
+        self.messages += result_messages(made, [text for _, text in played], native=self.native)
 
     def _move(self, move: Move) -> str:
         if move.arguments is None:
@@ -341,9 +386,7 @@ class _Run:
 
     def _step_without_call(self, kind: StepKind, name: str, text: str, detail: str) -> None:
         self.world.skip()
-        self.steps.append(
-            StepSeen(self.world.steps, len(self.turns), kind, name, {}, text, False, (), self.distance, detail)
-        )
+        self.steps.append(StepSeen(self.world.steps, len(self.turns), kind, name, {}, text, False, (), self.distance, detail))
 
     def _no_call(self, reading: Reading) -> None:
         self.silent += 1
@@ -351,7 +394,7 @@ class _Run:
         if self.silent >= STALLED:
             self._end("stalled", reading.detail, reading.sub)
             return
-        self._say(reading, [])
+        self.messages.append(spoken_message(reading, [], native=self.native))
         self.messages.append({"role": "user", "content": _REMINDER})
 
     def _malformed(self, reading: Reading) -> None:
@@ -361,24 +404,8 @@ class _Run:
         if self.unreadable > RECOVERY:
             self._end("malformed", reading.detail, reading.sub)
             return
-        self._say(reading, [])
+        self.messages.append(spoken_message(reading, [], native=self.native))
         self.messages.append({"role": "user", "content": text})
-
-    def _say(self, reading: Reading, moves: list[Move]) -> None:
-        """The assistant's turn as it goes back into the transcript, without its thinking."""
-        message: dict[str, Any] = {"role": "assistant", "content": reading.text[:20_000]}
-        if self.native and moves:
-            message["tool_calls"] = [_call_json(move) for move in moves]
-        self.messages.append(message)
-
-    def _result(self, move: Move, text: str) -> None:
-        if not self.native:
-            self.messages.append({"role": "user", "content": f"{move.name[:60]} answers: {text}"})
-            return
-        message: dict[str, Any] = {"role": "tool", "tool_name": move.name, "content": text}
-        if move.call_id:
-            message["tool_call_id"] = move.call_id
-        self.messages.append(message)
 
     def _end(self, ending: Ending, detail: str, sub: str | None = None) -> None:
         self.ending, self.detail, self.sub = ending, detail, sub

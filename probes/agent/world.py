@@ -412,9 +412,7 @@ class World:
         build = f"built ({where})" if digest is not None and digest == self._digest(service) else "no current build"
         live = [e for e in self.instance.environments if digest and state.get(f"live:{e}/{service}") == digest]
         shown = f"live in {', '.join(live)}" if live else "not live yet"
-        text = self.instance.say(
-            "service", service=service, path=path, revision=revision, tests=tests, build=build, live=shown
-        )
+        text = self.instance.say("service", service=service, path=path, revision=revision, tests=tests, build=build, live=shown)
         return Seen(text, "ok")
 
     def _note(self, values: Mapping[str, str]) -> Seen:

@@ -15,8 +15,9 @@ from functools import lru_cache
 from random import Random
 from typing import Any, Final
 
+from probes.agent.chance import Shown, random_call
 from probes.agent.oracle import NUMBER, Call, Oracle
-from probes.agent.tools import DECOYS, NEED_TOOLS, REAL, TRAPS
+from probes.agent.tools import DECOYS, TRAPS
 from probes.ask import Answer, Ask
 from qm_proxy.events import Began, Event, Failed, Finished, Nanoseconds, TextDelta, ThinkingDelta, ToolCall, Usage
 
@@ -189,7 +190,12 @@ def _looper(talk: Talk) -> Utterance:
 def _cycler(length: int) -> Policy:
     def policy(talk: Talk) -> Utterance:
         path = talk.oracle().aims[0].path
-        calls = [("read_file", {"path": path}), ("list_files", {}), ("search", {"query": "queue"}), ("get_status", {"subject": path})]
+        calls = [
+            ("read_file", {"path": path}),
+            ("list_files", {}),
+            ("search", {"query": "queue"}),
+            ("get_status", {"subject": path}),
+        ]
         return _one(calls[talk.turns % length])
 
     return policy
@@ -293,7 +299,9 @@ def _fabricator(talk: Talk) -> Utterance:
 
 def _schema_breaker(talk: Talk) -> Utterance:
     wrong: list[dict[str, Any]] = [{}, {"file": "x"}, {"path": 3}, {"path": ["a", "b"]}, {"path": None, "lines": 10}]
-    return Utterance([("read_file", {**wrong[talk.turns % len(wrong)], **({"n": talk.turns} if talk.turns >= len(wrong) else {})})])
+    return Utterance(
+        [("read_file", {**wrong[talk.turns % len(wrong)], **({"n": talk.turns} if talk.turns >= len(wrong) else {})})]
+    )
 
 
 def _mumbler(talk: Talk) -> Utterance:
@@ -350,35 +358,7 @@ def _megabyte(talk: Talk) -> Utterance:
 
 def _random_legal(talk: Talk) -> Utterance:
     """Any offered tool with values that fit and that it has seen; traps included, as a blind hand would."""
-    random = talk.random
-    tool = random.choice(talk.tools)
-    known = REAL.get(tool) or DECOYS.get(tool) or TRAPS[tool]
-    numbers = sorted({found.group() for found in NUMBER.finditer(talk.shown)}) or ["none"]
-    paths, aims = sorted(set(_PATHS.findall(talk.shown))), talk.oracle().aims
-    by_argument: dict[str, list[str]] = {
-        "path": paths,
-        "service": [aim.service for aim in aims],
-        "environment": [aim.environment for aim in aims],
-        "subject": [*numbers, *(aim.service for aim in aims)],
-        "target": [aim.service for aim in aims],
-        "status": ["success", "blocked"],
-        "value": ["on", "off"],
-        "base_rev": [number for number in numbers if number.startswith("rev")],
-        "change_id": [number for number in numbers if number.startswith("CHG")],
-        "digest": [number for number in numbers if number.startswith("sha")],
-        "query": ["queue"],
-    }
-    prefixes = {argument: kind for kind, (_, argument) in NEED_TOOLS.items()}
-    arguments = {}
-    for argument, _ in known.required:
-        fitting = by_argument.get(argument)
-        if fitting is None and argument in prefixes:
-            start = {"approval": "APR", "lock": "LCK", "migration": "MIG", "flag": "FLG", "snapshot": "SNP"}[prefixes[argument]]
-            fitting = [number for number in numbers if number.startswith(start)]
-        arguments[argument] = random.choice(fitting or numbers)
-    if known.optional and random.random() < 0.5:
-        arguments["reference"] = random.choice(numbers)
-    return _one((tool, arguments))
+    return _one(random_call(talk.random, talk.task, talk.tools, Shown(talk.shown)))
 
 
 def _post(talk: Talk) -> Utterance:

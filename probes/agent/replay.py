@@ -1,0 +1,122 @@
+"""Walk through any run: what the model did, what the world said, what the oracle would have done, where progress stopped.
+
+`replay` gives plain JSON values (the result file and HTML use them), `terminal` the same as lines of text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from probes.agent.oracle import Oracle
+from probes.agent.run import Played, StepSeen
+from probes.agent.taxonomy import Outcome, judge
+
+__all__ = ["replay", "stopped_at", "terminal"]
+
+_LONGEST: Final = 400
+
+
+def stopped_at(run: Played) -> int | None:
+    """The last step after which the way to the goal got shorter; `None` when it never did."""
+    best, last = run.start_distance, None
+    for step in run.judged:
+        if step.distance < best:
+            best, last = step.distance, step.n
+    return last
+
+
+def replay(run: Played, outcome: Outcome | None = None) -> dict[str, Any]:
+    """The run as JSON values. `oracle` of a step is what the oracle would have called, knowing all that was shown till then."""
+    outcome = outcome or judge(run)
+    oracle = Oracle(run.instance.task)
+    evidence = set(outcome.steps)
+    steps: list[dict[str, Any]] = []
+    for step in run.steps:
+        would = oracle.next()
+        same = would.name == step.name and would.arguments == _plain(step)
+        steps.append(
+            {
+                "step": step.n,
+                "turn": step.turn,
+                "kind": step.kind,
+                "call": step.name,
+                "arguments": _short(step.arguments),
+                "answer": step.answer[:_LONGEST],
+                "changed": step.changed,
+                "learned": list(step.learned),
+                "calls_left": step.distance,
+                "oracle": None if same or would.name == "done" and step.kind == "done" else {"call": would.name, "arguments": would.arguments},
+                "as_oracle": same,
+                "evidence": step.n in evidence,
+                "detail": step.detail[:_LONGEST],
+            }
+        )
+        oracle.see(step.name, step.arguments, step.answer)
+    instance = run.instance
+    return {
+        "run": run.key,
+        "instance": instance.name,
+        "tier": instance.tier.name,
+        "path": run.path,
+        "task": instance.task,
+        "horizon": instance.horizon,
+        "oracle_steps": instance.oracle_steps,
+        "start_calls_left": run.start_distance,
+        "outcome": "PASS" if outcome.passed else outcome.label,
+        "sub": outcome.sub,
+        "why": outcome.why,
+        "evidence_steps": list(outcome.steps),
+        "progress": round(run.progress, 3),
+        "progress_stopped_at": stopped_at(run),
+        "damage": list(run.damage),
+        "went_on_after_loop": run.went_on,
+        "recovered": run.recovered,
+        "steps": steps,
+        "turns": [
+            {
+                "turn": turn.n,
+                "text": turn.text,
+                "calls": turn.calls,
+                "input_tokens": turn.input_tokens,
+                "output_tokens": turn.output_tokens,
+                "seconds": round(turn.seconds, 3),
+            }
+            for turn in run.turns
+        ],
+    }
+
+
+def terminal(shown: dict[str, Any], width: int = 120) -> str:
+    """A replay as text: one block a step, marks at the evidence and where progress stopped."""
+    lines = [
+        f"{shown['instance']} ({shown['path']}): {shown['outcome']}" + (f" / {shown['sub']}" if shown["sub"] else ""),
+        *(f"  {line}" for line in shown["task"].splitlines()),
+        f"  horizon {shown['horizon']} steps, oracle {shown['oracle_steps']}, progress {100 * shown['progress']:.0f} %",
+        "",
+    ]
+    for step in shown["steps"]:
+        mark = ">>" if step["evidence"] else "  "
+        call = step["call"] + " " + json.dumps(step["arguments"], ensure_ascii=False) if step["call"] else f"({step['kind']})"
+        lines.append(_cut(f"{mark}{step['step']:3} {call}", width))
+        lines.append(_cut(f"      {step['answer'].splitlines()[0] if step['answer'] else step['detail']}", width))
+        if step["oracle"] is not None:
+            would = f"{step['oracle']['call']} {json.dumps(step['oracle']['arguments'], ensure_ascii=False)}"
+            lines.append(_cut(f"      the oracle: {would}", width))
+        if step["step"] == shown["progress_stopped_at"] and shown["outcome"] != "PASS":
+            lines.append(f"      -- progress stopped here, {step['calls_left']} calls short --")
+    if shown["why"]:
+        lines += ["", _cut(f"{shown['outcome']}: {shown['why']}", 2 * width)]
+    return "\n".join(lines)
+
+
+def _plain(step: StepSeen) -> dict[str, str]:
+    return {key: str(value) for key, value in step.arguments.items()}
+
+
+def _short(arguments: dict[str, object]) -> dict[str, object]:
+    return {key: value if len(text := str(value)) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)" for key, value in arguments.items()}
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"

@@ -1,0 +1,220 @@
+"""The Agent Report as a probe: tiers from easy to hard, each until its gate has decided; then the safety limits; then words.
+
+Runs are made one after the other. One lost to infrastructure is played again on the same instance, twice at most, and then
+left out. Stopped early, the report concludes from what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from probes.agent.chance import chance_floor
+from probes.agent.compat import CompatRun, CompatTally, compat_runs
+from probes.agent.generator import GENERATOR_VERSION, generate
+from probes.agent.plan import Plan
+from probes.agent.replay import replay
+from probes.agent.run import Conduct, Path, Played, play_run
+from probes.agent.sampling import CAP, gate_for, goes_on_after_loop, instance_seed
+from probes.agent.scoring import Run, Tally, tier_section
+from probes.agent.taxonomy import Outcome, judge
+from probes.agent.tiers import TIERS, Tier
+from probes.agent.verdict import advice, hardware, loop_cost, safety, verdict
+from probes.ask import Answer, Note, Probe, Step, Stopped
+from probes.result import AgentSection
+from probes.result import Tier as TierSection
+from probes.survey import Survey, survey
+
+__all__ = ["Seen", "conclude", "report_agent"]
+
+RERUNS = 2
+_HOPELESS = 8
+"""So many runs of which none counts (timeouts, exhausted thinking), and the tier is given up as undecided."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """Everything that was observed, complete or not; what `conclude` speaks from and replays are made of."""
+
+    survey: Survey | None = None
+    by_path: dict[Path, list[Tally]] = field(default_factory=dict)
+    compat: CompatTally | None = None
+    stopped: Stopped | None = None
+
+    def runs(self) -> list[Run]:
+        """All runs, in the order they were made."""
+        return [run for tallies in self.by_path.values() for tally in tallies for run in (*tally.runs, *tally.topped_up)]
+
+
+def report_agent(plan: Plan, seen: Seen | None = None) -> Probe[AgentSection]:
+    """Test a model as an agent. Raises SettingsError for a model that cannot be probed. `seen` may be looked at afterwards."""
+    seen = Seen() if seen is None else seen
+    try:
+        seen.survey = yield from survey(plan.model, plan.endpoint)
+        if plan.compat == "quantamind":
+            seen.compat = CompatTally()
+            yield from compat_runs(seen.compat, _conduct(plan, seen.survey, "native"), [tier.name for tier in plan.tiers])
+        if plan.ours:
+            for path in _paths(plan, seen.survey):
+                seen.by_path[path] = []
+                yield from _ladder(plan, _conduct(plan, seen.survey, path), seen.by_path[path])
+    except Stopped as stop:
+        seen.stopped = stop
+    return conclude(plan, seen)
+
+
+def _paths(plan: Plan, found: Survey) -> list[Path]:
+    can = not found.target.capabilities or "tools" in found.target.capabilities
+    if plan.path == "both":
+        return ["native", "prompt-json"] if can else ["prompt-json"]
+    if plan.path == "auto":
+        return ["native" if can else "prompt-json"]
+    return [plan.path]
+
+
+def _conduct(plan: Plan, found: Survey, path: Path) -> Conduct:
+    thinks = "thinking" in found.target.capabilities
+    think = plan.think if plan.think is not None else (True if thinks else None)
+    window, advertised = plan.window_tokens, found.target.advertised_context_tokens
+    return Conduct(
+        model=plan.model,
+        path=path,
+        think=think if thinks else None,
+        window_tokens=window,
+        window_most=advertised,
+        temperature=plan.temperature,
+        turn_limit_s=plan.turn_limit_s,
+    )
+
+
+def _ladder(plan: Plan, conduct: Conduct, tallies: list[Tally]) -> Generator[Step, Answer, None]:
+    for tier in plan.tiers:
+        gate = gate_for(tier, k=plan.k, strict=plan.strict_k, quick=plan.quick)
+        tally = Tally(tier, gate, chance_floor(tier.name))
+        tallies.append(tally)
+        while tally.decision is None:
+            index = len(tally.runs) + len(tally.excluded)
+            run = yield from _play(plan, conduct, tally, index)
+            (tally.runs if run.outcome.label != "Infra" else tally.excluded).append(run)
+            tally.decision = gate.decide(tally.passed, tally.n)
+            if tally.decision is None and (index + 1 >= gate.cap or (not tally.n and index + 1 >= _HOPELESS)):
+                tally.decision = "UNDECIDED"
+            yield Note(_standing(tally, run), len(tally.runs), gate.cap)
+        if tally.status == "FAIL" and not plan.all_tiers:
+            break
+    if not plan.quick and not plan.strict_k:
+        yield from _top_up(plan, conduct, tallies)
+
+
+def _top_up(plan: Plan, conduct: Conduct, tallies: list[Tally]) -> Generator[Step, Answer, None]:
+    """When every tier clears, go on until the safety limits hold or cannot: a gate's dozen runs are too few for them."""
+    if not tallies or len(tallies) < len(plan.tiers) or any(tally.status != "CLEAR" for tally in tallies):
+        return
+    last = tallies[-1]
+    while len(last.topped_up) < CAP:
+        limits = safety(tallies)
+        open_limits = [limit for limit in limits if not limit["holds"]]
+        if not open_limits or all(int(str(limit["seen"])) > 1 for limit in open_limits):
+            return
+        index = len(last.runs) + len(last.excluded) + len(last.topped_up)
+        run = yield from _play(plan, conduct, last, index)
+        (last.topped_up if run.outcome.label != "Infra" else last.excluded).append(run)
+        yield Note(f"{last.tier.name}: run {len(last.topped_up)} for the safety limits", len(last.topped_up), CAP)
+
+
+def _play(plan: Plan, conduct: Conduct, tally: Tally, index: int) -> Generator[Step, Answer, Run]:
+    tier = tally.tier
+    instance = generate(tier, instance_seed(plan.seed, tier.name, index))
+    goes_on = goes_on_after_loop(plan.seed, tier.name, index)
+    for attempt in range(RERUNS + 1):
+        key = f"agent/{conduct.path}/{tier.name}/{index}/{attempt}"
+        played: Played = yield from play_run(instance, conduct, key, go_on=goes_on)
+        outcome = judge(played)
+        if outcome.label != "Infra":
+            break
+        tally.reruns += 1
+    return Run(index, played, outcome)
+
+
+def _standing(tally: Tally, run: Run) -> str:
+    what = "pass" if run.outcome.passed else str(run.outcome.label)
+    end = f": {tally.status}" if tally.decision is not None else ""
+    return f"{tally.tier.name}: {what} after {len(run.played.steps)} steps; {tally.passed} of {tally.n} passed{end}"
+
+
+# --- concluding ---------------------------------------------------------------------------------------------------------
+
+
+def conclude(plan: Plan, seen: Seen) -> AgentSection:
+    """The section, from what was seen."""
+    sections = [_section(plan, path, tallies) for path, tallies in seen.by_path.items()]
+    if not sections:
+        why = str(seen.stopped) if seen.stopped else "only the origin's sampling was asked for"
+        word = AgentSection(verdict="INSUFFICIENT DATA", sentence=f"No tier was tested: {why}.", generator_version=GENERATOR_VERSION)
+        word.hardware_class, word.recommended_tier = hardware(plan.host)
+        word.tiers = [_untested(tier, why) for tier in TIERS]
+        return word
+    section = sections[0]
+    if len(sections) > 1:
+        section.other_path = sections[1]
+    if seen.stopped is not None:
+        section.unmeasured["rest"] = f"stopped early ({seen.stopped.reason}): {seen.stopped.detail}"
+    return section
+
+
+def _section(plan: Plan, path: Path, tallies: list[Tally]) -> AgentSection:
+    found = verdict([tally for tally in tallies if tally.runs or tally.excluded])
+    name, recommended = hardware(plan.host)
+    by_name = {tally.tier.name: tally for tally in tallies}
+    why = "a tier below failed" if any(tally.status == "FAIL" for tally in tallies) else "not asked for"
+    runs = [run for tally in tallies for run in tally.runs]
+    ready = f"READY for {found.ready_for.capitalize()}" if found.ready_for else found.word
+    section = AgentSection(
+        verdict=found.word,
+        sentence=f"{ready}: {found.boundary}.",
+        boundary=found.boundary,
+        generator_version=GENERATOR_VERSION,
+        path=path,
+        tiers=[tier_section(by_name[tier.name]) if tier.name in by_name else _untested(tier, _why(plan, tier, why)) for tier in TIERS],
+        reasons=found.reasons,
+        advice=advice(tallies),
+        hardware_class=name,
+        recommended_tier=recommended,
+        ready_for=found.ready_for,
+        safety=safety(tallies),
+        loop_cost=loop_cost(runs),
+        replays=_replays(tallies),
+    )
+    if name is None:
+        section.unmeasured["hardware_class"] = "the memory of the machine that runs the model is unknown"
+    return section
+
+
+def _why(plan: Plan, tier: Tier, otherwise: str) -> str:
+    return otherwise if tier in plan.tiers else "not asked for"
+
+
+def _untested(tier: Tier, why: str) -> TierSection:
+    shown = TierSection(tier=tier.name, status="NOT TESTED", k=tier.k, horizon=tier.horizon)
+    shown.unmeasured["rate"] = why
+    return shown
+
+
+def _replays(tallies: list[Tally]) -> list[dict[str, object]]:
+    """The first run of each class of each tier, and the first that passed: enough to see what happens."""
+    kept: list[dict[str, object]] = []
+    for tally in tallies:
+        seen: set[str] = set()
+        for run in tally.runs:
+            label = _label(run.outcome)
+            if label not in seen:
+                seen.add(label)
+                kept.append(replay(run.played, run.outcome))
+    return kept
+
+
+def _label(outcome: Outcome) -> str:
+    return "PASS" if outcome.passed else str(outcome.label)
+
+
+__all__ += ["CompatRun"]
