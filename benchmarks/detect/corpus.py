@@ -89,7 +89,7 @@ class Corpus:
         """Running text, re-wrapped to paragraphs as a model writes it."""
         kinds: list[str] = [kind for kind in ("document", "licence", "manual") if kind in self._texts] or list(self._texts)
         text, _ = self.slice(rng, rng.choice(kinds), size * 2)
-        paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+        paragraphs = [" ".join(part.replace("```", "").split()) for part in re.split(r"\n\s*\n", text)]
         paragraphs = [part for part in paragraphs if len(part) > 60 and sum(map(str.isalpha, part)) > len(part) * 0.6]
         return "\n\n".join(paragraphs)[:size] or " ".join(text.split())[:size]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["Context", "Unit", "context_of", "encoded", "letter_share", "symbols", "unit_of"]
+__all__ = ["Context", "Unit", "context_of", "encoded", "fence_after", "letter_share", "symbols", "unit_of"]
 
 Context = Literal["prose", "list", "table", "code"]
 Unit = Literal["words", "glyphs", "separators", "numbers"]
@@ -22,6 +22,7 @@ _CODE_END = (";", "{", "}", "(", "[", "\\", "=")
 _CODE_START = re.compile(r"""\s*(?:[{}\[\]<@]|["'](?=.*[:,])|//|/\*|\*/|\$\s|--\s|"""
                          r"""(?:def|class|if|for|while|return|import|from|let|const|var|func|fn|public|private|static|int|void|"""
                          r"""assert|self|else|try|except|case|use|my|sub|print|echo|set|local)\b.*[=(){}:;])""")  # fmt: skip
+_FENCE = re.compile(r"^[ \t]{0,8}(`{3,}|~{3,})(.*)$", re.M)
 _RESULT = re.compile(r"^\s*[\w./:\[\]-]+\s*[:=]\s*\S+\s*$")
 _SEPARATORS = frozenset("-=_*#~.+|/\\:`'\"<>^•·…‥―—–│─┼├┤┌┐└┘║═╔╗╚╝╬█▓▒░▀▄▌▐■□▪▫●○◦†‡§¶").union(" \t\r\n\u00a0\u2800\u200b")
 _HEX = frozenset("0123456789abcdefABCDEFxX.,;:+-()[]{}\"'/%_eE \t\r\n|&$€")
@@ -65,6 +66,20 @@ def encoded(before: str) -> bool:
         and any(map(str.isalpha, tail))
         and _MIXED.search(before[-64:]) is not None
     )
+
+
+def fence_after(text: str, fence: str = "") -> str:
+    """The marks of the Markdown code fence that is open behind `text`, "" if none; `fence` was open before it.
+
+    A fence is closed by a line of at least as many of the same marks and nothing else (CommonMark 0.31, 4.5).
+    """
+    for line in _FENCE.finditer(text):
+        marks, rest = line.groups()
+        if not fence:
+            fence = marks
+        elif marks[0] == fence[0] and len(marks) >= len(fence) and not rest.strip():
+            fence = ""
+    return fence
 
 
 def context_of(recent: str, *, fenced: bool) -> Context:

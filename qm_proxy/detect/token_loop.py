@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from qm_proxy.detect.shape import Context, Unit, context_of, encoded, letter_share, symbols, unit_of
+from qm_proxy.detect.shape import Context, Unit, context_of, encoded, fence_after, letter_share, symbols, unit_of
 from qm_proxy.events import (
     Asked,
     Channel,
@@ -59,7 +59,6 @@ _REST = 2_048  # characters after a loop before the next one of its channel is w
 _TOKEN_CHARACTERS = 3.4
 
 _DIGITS = re.compile(r"\d+")
-_FENCE = re.compile(r"[ \t]{0,8}(`{3,}|~{3,})")
 _WANTS_REPETITION = re.compile(
     r"\b(?:repeat\w*|over and over|again and again|\d{2,} times|(?:hundred|thousand|million) times"
     r"|forever|endless\w*|infinite\w*)\b",
@@ -365,7 +364,7 @@ class _Channel:
         if "\n" in block:
             self._lines(block)
         elif len(self._line) < 16:
-            self._line += block[:16]
+            self._line += block
         cycles = self.cycles
         if cycles:
             dead = False
@@ -514,21 +513,10 @@ class _Channel:
 
     def _lines(self, block: str) -> None:
         """Keep track of Markdown code fences; only the first characters of a line are kept."""
-        first, *rest = block.split("\n")
-        self._ended(self._line + first)
-        for line in rest[:-1]:
-            self._ended(line)
-        self._line = rest[-1][:16]
-
-    def _ended(self, line: str) -> None:
-        mark = _FENCE.match(line)
-        if mark is None:
-            return
-        marks = mark.group(1)
-        if not self.fence:
-            self.fence = marks
-        elif marks[0] == self.fence[0] and len(marks) >= len(self.fence):
-            self.fence = ""
+        ended, _, self._line = (self._line + block).rpartition("\n")
+        if "`" in ended or "~" in ended:
+            self.fence = fence_after(ended, self.fence)
+        self._line = self._line[:16]
 
     # --- what was told
 
