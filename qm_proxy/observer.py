@@ -136,8 +136,10 @@ class Observer:
         elif kind == Kind.UPSTREAM_SKIPPED:
             self._skipped(c, "upstream", int.from_bytes(data, "little"), t_ns)
         elif kind in (Kind.CLIENT_SLOW, Kind.CLIENT_READY):
-            for exchange in c.exchanges.values():
+            for n, exchange in list(c.exchanges.items()):
                 (exchange.client_slow if kind == Kind.CLIENT_SLOW else exchange.client_ready)(t_ns)
+                if exchange.record is not None:
+                    del c.exchanges[n]
         elif kind == Kind.REFUSED:
             for exchange in c.exchanges.values():
                 exchange.refused(data.decode("utf-8", "replace"), t_ns)
@@ -217,7 +219,7 @@ class Observer:
             if exchange.record is not None:
                 c.exchanges.pop(event.n, None)
         elif isinstance(event, Broken):
-            self.troubles[f"http {event.side}"] = self.troubles.get(f"http {event.side}", 0) + 1
+            self.trouble(f"http {event.side}")
 
     def _end(self, key: tuple[int, int], c: _Connection, t_ns: Nanoseconds) -> None:
         if c.http is not None:
@@ -241,7 +243,10 @@ class Observer:
         c.http = None
 
     def _trouble(self, exc: Exception) -> None:
-        name = f"{type(exc).__name__}: {exc}"[:120]
+        self.trouble(f"{type(exc).__name__}: {exc}"[:120])
+
+    def trouble(self, name: str) -> None:
+        """Count something of ours that failed; at most a hundred different names."""
         if len(self.troubles) < 100 or name in self.troubles:
             self.troubles[name] = self.troubles.get(name, 0) + 1
 

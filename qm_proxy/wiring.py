@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +33,9 @@ from qm_proxy.console.app import Server, build, names_of_sockets
 from qm_proxy.console.live import Live
 from qm_proxy.events import Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
+from qm_proxy.findings import Finding
 from qm_proxy.observer import Fanout, Observer
+from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.relay.addresses import parse_upstream
 from qm_proxy.relay.pipe import Reader
 from qm_proxy.sinks import Sink
@@ -51,6 +54,34 @@ READ_BYTES = 256 * 1024
 TICK_S = 0.5
 
 
+class Busy:
+    """A sink: how many requests of each model are in flight."""
+
+    def __init__(self) -> None:
+        self._models: Counter[str] = Counter()
+        self._of: dict[str, str] = {}
+
+    def get(self, model: str) -> int:
+        return self._models[model]
+
+    def opened(self, opened: Opened) -> None:
+        if opened.operation is not None and opened.model is not None:
+            self._models[opened.model] += 1
+            self._of[opened.id] = opened.model
+
+    def progress(self, progress: Progress) -> None:
+        """Changes nothing."""
+
+    def found(self, finding: Finding) -> None:
+        """Changes nothing."""
+
+    def closed(self, record: Record) -> None:
+        if (model := self._of.pop(record.id, None)) is not None:
+            self._models[model] -= 1
+            if not self._models[model]:
+                del self._models[model]
+
+
 class Process:
     """The observer process: owns the loop, the pipes and everything that is not pure."""
 
@@ -67,11 +98,12 @@ class Process:
         upstream = parse_upstream(self.plan["upstream"])
 
         # the parts
+        self.busy = Busy()
         self.metrics = Metrics()
         self.ring = Ring(limit=self.plan["ring"])
         self.live = Live()
         self.export = Export(self.metrics, upstream.url, __version__) if any(wanted(s) for s in SIGNALS) else None
-        sinks: list[Sink] = [self.metrics, self.ring, self.live]
+        sinks: list[Sink] = [self.busy, self.metrics, self.ring, self.live]
         if self.export is not None:
             sinks.insert(0, self.export)  # first: it gives each record its trace id
         if not self.plan.get("quiet"):
@@ -200,7 +232,9 @@ class Process:
             self.fanout,
             connection=connection,
             window_of=self.residency.window_of,
+            others_of=self.busy.get,
             capture=self.plan["capture_content"],
+            trouble=self.observer.trouble,
         )
 
     def _resident(self, residency: Residency) -> None:
