@@ -70,10 +70,10 @@ class Runner:
     retry_s: float = 1.0  # between tries to reach an upstream that went away
     _stop: tuple[StopReason, str] | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _last: Ask | None = None
-    _requests: int = 0
-    _replayed: int = 0
-    _model_time_s: float = 0.0
+    requests: int = 0
+    replayed: int = 0  # of these, answered from rows
+    model_time_s: float = 0.0
+    stopped: Stopped | None = None  # what was thrown into the probe, if anything
 
     def stop(self, reason: StopReason, detail: str = "") -> None:
         """End the run as soon as possible; may be called from a signal handler of the loop."""
@@ -93,15 +93,14 @@ class Runner:
                         raise Stopped(*self._stop)
                     answer = await self._answer(step, started)
                 except Stopped as stop:
-                    if stopped is not None:  # it was told, and asks on: no more answers
-                        raise
-                    stopped = (stop.reason, stop.detail)
-                    step = probe.throw(stop)
+                    if stopped is None:
+                        stopped, self.stopped = (stop.reason, stop.detail), stop
+                    step = probe.throw(stop)  # each part of a probe that asks on is told again, until all have concluded
                     continue
                 step = probe.send(answer)
         except StopIteration as concluded:
             reason, detail = stopped or (None, "")
-            return Outcome(concluded.value, reason, detail, self._requests, self._replayed, self._model_time_s)
+            return Outcome(concluded.value, reason, detail, self.requests, self.replayed, self.model_time_s)
         finally:
             probe.close()
             self.rows.close()
@@ -109,29 +108,27 @@ class Runner:
     async def _answer(self, step: Step, started: float) -> Answer:
         if isinstance(step, Note):
             if self.on_progress is not None:
-                self.on_progress(Progress(step.text, step.step, step.steps, time.monotonic() - started, self._requests))
+                self.on_progress(Progress(step.text, step.step, step.steps, time.monotonic() - started, self.requests))
             return Answer(key="note")
         if isinstance(step, Wait):
-            if self._requests > self._replayed or not self._replayed:
+            if self.requests > self.replayed or not self.replayed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(step.seconds):
                         await self._stopping.wait()
             return Answer(key=step.key)
         recalled = self.rows.recall(step)
         if recalled is not None:
-            self._requests += 1
-            self._replayed += 1
-            self._model_time_s += recalled.total_s
-            self._last = step
+            self.requests += 1
+            self.replayed += 1
+            self.model_time_s += recalled.total_s
             return recalled
-        if self.budget_s is not None and self._model_time_s >= self.budget_s:
+        if self.budget_s is not None and self.model_time_s >= self.budget_s:
             raise Stopped("budget", f"the budget of {self.budget_s:g} s of model time is spent")
-        if step.presumes_warm and self._replayed and self._replayed == self._requests:
+        if step.presumes_warm and self.replayed and self.replayed == self.requests:
             await self._warm_up(step)
         answer = await self._send(step)
-        self._requests += 1
-        self._model_time_s += answer.total_s
-        self._last = step
+        self.requests += 1
+        self.model_time_s += answer.total_s
         self.rows.add(step, answer)
         return answer
 

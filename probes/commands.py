@@ -1,0 +1,432 @@
+"""The probes as the command line and the jobs call them: options in, a published Result out.
+
+Each coroutine returns a Result whatever happened to the run: `run.state`, `run.exit_code` and the warnings say what. Only a
+question that cannot be asked at all (unknown model, unreachable upstream before the start) raises a QmError.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from probes.ask import Answer, Ask, Note, Probe, Stopped
+from probes.audit import Trials, audit, audit_cost, audit_plan
+from probes.audit.ladder import Ladder
+from probes.client import Client
+from probes.hardware import describe, read_host
+from probes.inspector import Plan, Seen, cost, inspect, plan_for
+from probes.joint import joint_verdict
+from probes.padding import GRAMMAR_VERSION
+from probes.quantamind import Legacy, compat_audit, compat_section
+from probes.result import AuditSection, Host, InspectorSection, Result, Run, Target
+from probes.rows import Rows
+from probes.runner import Outcome, Progress, Runner
+from probes.survey import Survey, survey
+from qm_proxy import __version__
+from qm_proxy.errors import InvalidMeasurement, QmError, SettingsError, UpstreamUnreachable
+from qm_proxy.events import HostSample
+
+__all__ = ["EXIT", "Estimate", "Options", "Session", "audit_context", "inspect_model", "report_model"]
+
+Kind = Literal["inspect", "audit", "agent", "report"]
+EXIT = {"inconclusive": 3, "invalid": 4, "unusable baseline": 3}
+"""Audit verdicts that are no good result; every other one exits 0."""
+
+
+@dataclass(slots=True)
+class Options:
+    """CONTRACT's flags of inspect, audit and report. `upstream` is a URL; tokens and seconds."""
+
+    model: str
+    upstream: str = "http://127.0.0.1:11434"
+    hardware: str | None = None
+    seed: int | None = None  # None: drawn, and recorded
+    quick: bool = False
+    deep: bool = False
+    dry_run: bool = False
+    compat: Literal["quantamind"] | None = None
+    out: Path | None = None
+    window_tokens: int | None = None  # inspect: num_ctx of the session
+    max_tokens: int | None = None  # audit: longest prompt
+    think: bool | None = None  # None: as the model does by itself
+    budget_s: float | None = None  # model time after which a run concludes
+    resume: bool = True  # go on with an interrupted run of the same kind, model and seed found in `out`
+    argv: list[str] = field(default_factory=list)
+    on_progress: Callable[[Progress], None] | None = None
+    other_traffic: Callable[[], Awaitable[int | None]] | None = None  # streams in flight through a proxy to this upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would ask for: printed before it starts, and all that `dry_run` does."""
+
+    lines: list[str]
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+
+
+class Session:
+    """One run from options to Result: rows, client, runner, host. `stop` may be called at any time, from a signal too."""
+
+    def __init__(self, kind: Kind, options: Options, ask: Callable[[Ask], Awaitable[Answer]] | None = None) -> None:
+        self.kind: Kind = kind
+        self.options = options
+        earlier = _interrupted(kind, options)
+        self.id = earlier.run.id if earlier else _uuid7()
+        if options.seed is not None:
+            self.seed = options.seed
+        else:
+            self.seed = earlier.run.seed if earlier else random.SystemRandom().randrange(1, 2**31)
+        self.host = describe(options.hardware) if options.hardware else read_host(options.upstream)
+        rows = Rows(options.out / "rows.jsonl" if options.out else None)
+        if earlier is not None:
+            rows.load()
+        elif rows.path is not None and rows.path.exists():
+            rows.path.unlink()
+        self.started = datetime.now(UTC)
+        self.client = Client(options.upstream, self.id)
+        self.runner = Runner(ask or self.client.ask, rows, options.on_progress, _sampler(self.host), budget_s=options.budget_s)
+        self.warnings: list[tuple[str, str]] = []
+        self.estimate: Estimate | None = None
+        self.survey: Survey | None = None
+        self.trials: Trials | None = None
+
+    def stop(self, reason: Literal["interrupted", "cancelled"] = "interrupted") -> None:
+        """End at once; what was measured is concluded and kept."""
+        self.runner.stop(reason, "interrupted by the user" if reason == "interrupted" else "cancelled")
+
+    # --- parts of a run ---------------------------------------------------------------------------------------------
+
+    def look(self) -> Probe[Survey]:
+        """Survey once, and what the machine and others say against measuring now."""
+        self.survey = yield from survey(self.options.model, self.options.upstream)
+        self.warnings += self.survey.warnings
+        self.warnings += _against(self.host)
+        return self.survey
+
+    def plan_inspect(self, found: Survey) -> Plan:
+        return plan_for(
+            self.options.model,
+            self.options.upstream,
+            seed=self.seed,
+            quick=self.options.quick,
+            window_tokens=self.options.window_tokens,
+            advertised_tokens=found.target.advertised_context_tokens,
+            compat=self.options.compat,
+            host=self.host,
+        )
+
+    def inspecting(self, found: Survey, seen: Seen) -> Probe[InspectorSection | None]:
+        plan = self.plan_inspect(found)
+        priced = cost(plan)
+        self._priced("inspect", priced.requests, priced.prompt_tokens, priced.output_tokens, priced.seconds, priced.assumed)
+        yield from self._say_cost()
+        if self.options.dry_run:
+            return None
+        seen.survey = found
+        try:
+            section = yield from inspect(plan, seen)
+        finally:
+            self.warnings += seen.warnings
+        return section
+
+    def auditing(self, found: Survey, inspected: InspectorSection | None) -> Probe[AuditSection | None]:
+        can_think = "thinking" in found.target.capabilities
+        affordable = None
+        if inspected is not None and inspected.memory.ceilings.spill_tokens is not None:
+            affordable = int(inspected.memory.ceilings.spill_tokens.value)
+        plan = audit_plan(
+            self.options.model,
+            self.options.upstream,
+            seed=self.seed,
+            profile="quick" if self.options.quick else "deep" if self.options.deep else "standard",
+            max_tokens=self.options.max_tokens,
+            advertised_tokens=found.target.advertised_context_tokens,
+            affordable_tokens=affordable,
+            think=(self.options.think if self.options.think is not None else True) if can_think else None,
+            host=self.host,
+        )
+        slope = inspected.prefill.slope if inspected is not None else None
+        speed = 1000 / slope.value if slope is not None and slope.value > 0 else None
+        priced = audit_cost(plan, prefill_per_s=speed)
+        self._priced("audit", priced.requests, priced.prompt_tokens, priced.output_tokens, priced.seconds, priced.assumed)
+        yield from self._say_cost()
+        if self.options.dry_run:
+            return None
+        trials = self.trials = Trials(plan, Ladder(plan.design), survey=found)
+        try:
+            section = yield from audit(plan, trials)
+        finally:
+            self.warnings += trials.warnings
+        return section
+
+    def _priced(self, what: str, requests: int, prompt: int, output: int, seconds: float, assumed: str) -> None:
+        line = (
+            f"{what}: about {requests} requests, {prompt:,} prompt and {output:,} output tokens, {_duration(seconds)} ({assumed})"
+        )
+        before = self.estimate
+        lines = [*(before.lines if before else []), line]
+        self.estimate = Estimate(
+            lines,
+            prompt + (before.prompt_tokens if before else 0),
+            output + (before.output_tokens if before else 0),
+            seconds + (before.seconds if before else 0.0),
+        )
+
+    def _say_cost(self) -> Probe[None]:
+        assert self.estimate is not None
+        yield Note(self.estimate.lines[-1])
+
+    # --- the document -----------------------------------------------------------------------------------------------
+
+    def document(self, outcome: Outcome[Any] | None, failure: QmError | None = None) -> Result:
+        """A Result with everything but the sections."""
+        target = self.survey.target if self.survey else Target(endpoint=self.options.upstream, name=self.options.model)
+        run = Run(
+            id=self.id,
+            kind=self.kind,
+            started_at=self.started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            ended_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            seed=self.seed,
+            argv=self.options.argv,
+            quick=self.options.quick,
+            compat=self.options.compat,
+            requests=self.runner.requests,
+            replayed=self.runner.replayed,
+            model_time_s=self.runner.model_time_s,
+        )
+        if self.estimate is not None:
+            run.cost = {
+                "prompt_tokens": self.estimate.prompt_tokens,
+                "output_tokens": self.estimate.output_tokens,
+                "seconds": round(self.estimate.seconds, 1),
+            }
+        result = Result(
+            tool={"name": "qm-proxy", "version": __version__, "grammar": GRAMMAR_VERSION}, run=run, target=target, host=self.host
+        )
+        for code, text in self.warnings:
+            result.warn(code, text)
+        if self.options.out is None:
+            result.rows = None
+        if outcome is not None and outcome.stopped is not None:
+            run.reason = outcome.detail
+            if outcome.stopped in ("interrupted", "cancelled"):
+                run.state, run.exit_code = outcome.stopped, 130
+            elif outcome.stopped == "upstream":
+                run.state, run.exit_code = "failed", 5
+            else:
+                result.warn("budget", f"Stopped early: {outcome.detail}.")
+        if failure is not None:
+            run.state, run.exit_code, run.reason = "failed", failure.exit_code, failure.message
+            result.warn("failed", str(failure))
+        return result
+
+    def save(self, result: Result) -> Result:
+        """Write result.json beside the rows; the run is then resumable or complete."""
+        if self.options.out is not None:
+            self.options.out.mkdir(parents=True, exist_ok=True)
+            (self.options.out / "result.json").write_text(result.to_json() + "\n", encoding="utf-8")
+        return result
+
+
+async def inspect_model(options: Options, session: Session | None = None) -> Result:
+    """How fast, how much memory."""
+    session = session or Session("inspect", options)
+    parts = _Parts()
+    return await _drive(session, _inspect_only(session, parts), parts)
+
+
+async def audit_context(options: Options, session: Session | None = None) -> Result:
+    """Where context stops working."""
+    session = session or Session("audit", options)
+    parts = _Parts()
+    return await _drive(session, _audit_only(session, parts), parts)
+
+
+async def report_model(options: Options, session: Session | None = None, agent: AgentPart | None = None) -> Result:
+    """All probes and the joint verdict. `agent` makes the Agent Report from (survey, session); without it, it is absent."""
+    session = session or Session("report", options)
+    parts = _Parts()
+    return await _drive(session, _report(session, parts, agent), parts)
+
+
+AgentPart = Callable[[Survey, Session], Probe[Any]]
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What a run has concluded so far; a later failure does not take it away."""
+
+    inspector: InspectorSection | None = None
+    audit: AuditSection | None = None
+    agent: Any = None
+    seen: Seen = field(default_factory=Seen)
+    legacy: Legacy | None = None
+
+
+def _inspect_only(session: Session, parts: _Parts) -> Probe[None]:
+    found = yield from session.look()
+    parts.inspector = yield from session.inspecting(found, parts.seen)
+
+
+def _audit_only(session: Session, parts: _Parts) -> Probe[None]:
+    found = yield from session.look()
+    parts.audit = yield from session.auditing(found, None)
+    if session.options.compat is not None and not session.options.dry_run:
+        parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
+
+
+def _report(session: Session, parts: _Parts, agent: AgentPart | None) -> Probe[None]:
+    found = yield from session.look()
+    parts.inspector = yield from session.inspecting(found, parts.seen)
+    if session.options.compat is not None and not session.options.dry_run:
+        parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
+    parts.audit = yield from session.auditing(found, parts.inspector)
+    if agent is not None and not session.options.dry_run:
+        parts.agent = yield from agent(found, session)
+
+
+async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
+    failure: QmError | None = None
+    outcome: Outcome[Any] | None = None
+    await _check_traffic(session)
+    try:
+        outcome = await session.runner.run(_shielded(probe))
+    except QmError as error:
+        if isinstance(error, SettingsError):
+            raise
+        failure = error
+    stopped = session.runner.stopped or parts.seen.stopped or (session.trials.stopped if session.trials else None)
+    if session.survey is None and stopped is not None and stopped.reason == "upstream":
+        raise UpstreamUnreachable(
+            f"Nothing answers at {session.options.upstream}: {stopped.detail}.", remedy="Start Ollama, or give --upstream."
+        )
+    if outcome is not None and stopped is not None:
+        outcome.stopped, outcome.detail = stopped.reason, stopped.detail
+    result = session.document(outcome, failure)
+    _fill(session, result, parts)
+    return result if session.options.dry_run else session.save(result)
+
+
+def _shielded(probe: Probe[None]) -> Probe[None]:
+    """A probe that was stopped outside of its own conclusions still ends, instead of raising."""
+    try:
+        yield from probe
+    except Stopped:
+        return
+
+
+def _fill(session: Session, result: Result, parts: _Parts) -> None:
+    result.inspector, result.audit, result.agent = parts.inspector, parts.audit, parts.agent
+    reason = result.run.reason or "not asked for"
+    for name in ("inspector", "audit", "agent"):
+        if getattr(result, name) is None:
+            result.unmeasured[name] = reason
+    target = result.target
+    if session.survey is not None and parts.inspector is not None:
+        plan = session.plan_inspect(session.survey)
+        target.options, target.keep_alive, target.truncate, target.shift = dict(plan.options), "10m", False, False
+        result.run.stopping = "fixed sequence"
+    if parts.audit is not None:
+        target.thinking = parts.audit.thinking
+        result.run.stopping = "sequential: Wald's test per rung, confirmed, then bisection"
+        if result.run.exit_code == 0:
+            result.run.exit_code = EXIT.get(parts.audit.verdict, 0)
+    if parts.inspector is not None:
+        for code, text in _doubts(parts.inspector, parts.seen):
+            result.warn(code, text)
+        if not parts.inspector.valid and result.run.exit_code == 0:
+            result.run.exit_code = 4
+        if parts.audit is not None and parts.audit.maintained_tokens is not None:
+            ceilings = parts.inspector.memory.ceilings
+            ceilings.usable_tokens, ceilings.usable_note = parts.audit.maintained_tokens, parts.audit.sentence
+            ceilings.unmeasured.pop("usable_tokens", None)
+    if session.options.compat == "quantamind":
+        result.compat = compat_section(session.host, parts.seen, parts.inspector, parts.legacy, result.agent)
+    if parts.inspector is not None or parts.audit is not None or parts.agent is not None:
+        result.joint = joint_verdict(result)
+
+
+def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:
+    """What the measurements themselves say against them."""
+    found = []
+    for check in section.checks:
+        if check.agree is False:
+            found.append((f"clocks_{check.quantity}", f"Two ways to measure {check.quantity} disagree: {check.note}."))
+    drift = section.decode.drift
+    if drift is not None and abs(drift.value) > 0.05:
+        found.append(
+            ("drift", f"Decode time changed by {drift.value:+.0%} from the first cell to its repeat: throttling or other load.")
+        )
+    samples = [sample for part in (seen.decode, seen.deep, seen.prefill) for one in part for sample in one.answer.host]
+    if any(sample.swap_in_per_s for sample in samples):
+        found.append(("swapping", "The machine swapped in memory while it was measured: the speeds are not the model's."))
+    if any(sample.gpu_throttled for sample in samples):
+        found.append(("throttled", "The GPU was throttled while it was measured."))
+    return found
+
+
+def _against(host: Host) -> list[tuple[str, str]]:
+    """What speaks against measuring on this machine now."""
+    found = []
+    if host.load_average is not None and host.cores and host.load_average > host.cores:
+        found.append(("busy", f"The machine is busy: load average {host.load_average:.1f} on {host.cores} cores."))
+    if host.on_battery:
+        found.append(("battery", "The machine runs on battery: clocks may be lowered."))
+    if host.described is None and host.local is False:
+        found.append(
+            ("remote", "The server is another machine: its memory and load are not known here; describe it with --hardware.")
+        )
+    return found
+
+
+async def _check_traffic(session: Session) -> None:
+    if session.options.other_traffic is None:
+        return
+    streams = await session.options.other_traffic()
+    if streams:
+        raise InvalidMeasurement(
+            f"{streams} request(s) run through the proxy to this upstream: they would disturb the measurement.",
+            remedy="Wait until they end.",
+        )
+
+
+def _sampler(host: Host) -> Callable[[], HostSample] | None:
+    """Samples the machine while requests run, when it is this one."""
+    if host.described is not None or not host.local:
+        return None
+    from qm_proxy.beside.host import Host as Beside
+
+    return Beside().sample
+
+
+def _interrupted(kind: Kind, options: Options) -> Result | None:
+    """An unfinished run of the same kind, model and seed in `out`."""
+    if options.out is None or not options.resume or options.dry_run:
+        return None
+    try:
+        found = Result.from_json((options.out / "result.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    same = found.run.kind == kind and found.target.name == options.model and found.run.seed == (options.seed or found.run.seed)
+    alike = found.run.quick == options.quick and found.run.compat == options.compat
+    return found if same and alike and found.run.state in ("interrupted", "cancelled", "failed") else None
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _uuid7() -> str:
+    """RFC 9562 5.7: 48 bits of Unix milliseconds, then random bits."""
+    value = (time.time_ns() // 1_000_000) << 80 | random.SystemRandom().getrandbits(80)
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
