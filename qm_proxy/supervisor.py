@@ -281,7 +281,7 @@ class Supervisor:
                 for process in processes:
                     with contextlib.suppress(ProcessLookupError):
                         process.kill()
-            watched = {waiting} if urged.done() or hurry is None else {waiting, urged}
+            watched: set[asyncio.Future[Any]] = {waiting} if urged.done() or hurry is None else {waiting, urged}
             await asyncio.wait(watched, timeout=max(left, 0.2), return_when=asyncio.FIRST_COMPLETED)
             if urged.done() and hurry is not None:
                 hurry()

@@ -252,8 +252,12 @@ class Process:
             return float(sum(stats.get(name) or 0 for stats in observer.relays.values()))
 
         def per_process(relay_name: str, ours: float | None, scale: float = 1.0) -> dict[tuple[str, ...], float]:
-            values = {("relay",): of_relays(relay_name) * scale} if observer.relays else {}
-            return values if ours is None else values | {("observer",): ours}
+            values: dict[tuple[str, ...], float] = {}
+            if observer.relays:
+                values[("relay",)] = of_relays(relay_name) * scale
+            if ours is not None:
+                values[("observer",)] = ours
+            return values
 
         def dropped() -> dict[tuple[str, ...], float]:
             return {
