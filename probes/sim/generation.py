@@ -48,7 +48,7 @@ class Engine:
     clock: WallClock
     scheduler: Scheduler
     speed: float
-    rng: Random
+    seed: int
 
     async def run(
         self,
@@ -240,7 +240,7 @@ class _Generation:
                     truncate=ask.truncate, shift=ask.shift, num_keep=int(keep), bos=tokenizer.bos, native=native,
                 )  # fmt: skip
             except TooLong as refused:
-                raise Refusal(400, str(refused), streaming=True) from None
+                raise Refusal(400, str(refused), streaming=ask.streamed) from None
         seen = prompt
         if fitted.keep_first is not None:
             seen = tokenizer.cut(prompt, fitted.keep_first - bos, fitted.keep_last)

@@ -11,7 +11,7 @@ from probes.sim.dialect import Ask, BadRequest, Metrics, Record
 from probes.sim.gojson import JSON, encode, quote
 from probes.sim.speech import Call, Message
 
-__all__ = ["NativeWriter", "arguments_object", "keep_alive_seconds", "message_of", "read_chat", "read_generate"]
+__all__ = ["NativeWriter", "arguments_object", "keep_alive_seconds", "kind_of", "message_of", "read_chat", "read_generate"]
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -29,10 +29,10 @@ def keep_alive_seconds(value: JSON) -> float | None:
             total = sum(float(n) * _UNITS[unit] for n, unit in parts)
             return -total if match[1] else total
         raise BadRequest(f'time: invalid duration "{value}"')
-    raise BadRequest(f"json: cannot unmarshal {_kind(value)} into Go struct field .keep_alive of type api.Duration")
+    raise BadRequest(f"json: cannot unmarshal {kind_of(value)} into Go struct field .keep_alive of type api.Duration")
 
 
-def _kind(value: JSON) -> str:
+def kind_of(value: JSON) -> str:
     return {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}.get(type(value), "null")
 
 
@@ -42,7 +42,7 @@ def _typed(body: JSON, struct: str, fields: dict[str, tuple[type | tuple[type, .
         value = body.get(name)
         wrong = value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool))
         if wrong:
-            raise BadRequest(f"json: cannot unmarshal {_kind(value)} into Go struct field {struct}.{name} of type {shown}")
+            raise BadRequest(f"json: cannot unmarshal {kind_of(value)} into Go struct field {struct}.{name} of type {shown}")
 
 
 _COMMON: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -113,7 +113,7 @@ def read_generate(body: JSON) -> Ask:
 
 def message_of(item: JSON) -> Message:
     if not isinstance(item, dict):
-        raise BadRequest(f"json: cannot unmarshal {_kind(item)} into Go struct field ChatRequest.messages of type api.Message")
+        raise BadRequest(f"json: cannot unmarshal {kind_of(item)} into Go struct field ChatRequest.messages of type api.Message")
     _typed(item, "ChatRequest.messages", {"role": (str, "string"), "content": (str, "string")})
     calls = []
     for call in item.get("tool_calls") or []:

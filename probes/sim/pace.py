@@ -44,7 +44,9 @@ class Prefill(BaseModel):
 
     fixed_ms: NonNegativeFloat = 2.0
     tokens_per_s: PositiveFloat = Field(default=2000.0, description="slope, as a speed")
-    curve_ms_per_mtoken2: NonNegativeFloat = Field(default=0.0, description="attention's quadratic share: ms per (1000 tokens)²")
+    curve_ms_per_kilotoken2: NonNegativeFloat = Field(
+        default=0.0, description="attention's quadratic share: ms per (1000 tokens)²"
+    )
     first_touch_ms: NonNegativeFloat = Field(
         default=0.0, description="once after each load: lazily mapped weights are touched here"
     )
@@ -54,7 +56,7 @@ class Prefill(BaseModel):
     def ms(self, total: int, cached: int, rng: Random | None = None) -> float:
         """Without first touch."""
         fresh = max(0, total - cached)
-        law = self.fixed_ms + fresh / self.tokens_per_s * 1000 + self.curve_ms_per_mtoken2 * (total**2 - cached**2) / 1e6
+        law = self.fixed_ms + fresh / self.tokens_per_s * 1000 + self.curve_ms_per_kilotoken2 * (total**2 - cached**2) / 1e6
         return law * lognormal(rng, self.jitter) if rng is not None and self.jitter else law
 
 

@@ -293,7 +293,7 @@ class Persona(BaseModel):
             "read_gb_per_s": round(self.memory.weights_bytes / self.load.cold_ms / 1e6, 2) if self.load.cold_ms else None,
             "prefill_fixed_ms": p.fixed_ms,
             "prefill_tokens_per_s": p.tokens_per_s,
-            "prefill_curve_ms": p.curve_ms_per_mtoken2,
+            "prefill_curve_ms": p.curve_ms_per_kilotoken2,
             "first_touch_ms": p.first_touch_ms,
             "token_ms": d.token_ms,
             "spread": d.spread,

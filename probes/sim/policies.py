@@ -2,7 +2,7 @@
 
 A policy sees one request: the messages, the tools, the prompt as the model sees it. Requests are stateless, so a policy
 reads how far a task has come from the messages. One instance serves one persona of one server and may keep state.
-To add one: a class with `answer`, registered by name; persona files choose it by that name and give its parameters.
+To add one: a class with `answer`, a line in `repertoire.py`; persona files choose it by name and give its parameters.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 from probes.sim.gojson import JSON, encode
 from probes.sim.personas import Answer, Misbehaviour, Persona, When
 from probes.sim.speech import Call, Message, Said, instance, prose
 from probes.sim.tokens import pieces
-from qm_proxy.errors import SettingsError
 
-__all__ = ["REGISTRY", "Oracle", "Policy", "Speaker", "Turn", "make", "policy"]
+__all__ = ["Oracle", "Policy", "Speaker", "Turn"]
 
 
 @dataclass(slots=True)
@@ -91,38 +90,6 @@ class Policy(Protocol):
 
 Oracle: TypeAlias = Callable[[Turn], str | None]
 """Given in process by whoever asks the questions: the right answer to a turn, or None when it is not one of its own."""
-
-Factory: TypeAlias = Callable[..., Policy]
-REGISTRY: dict[str, Factory] = {}
-T = TypeVar("T", bound=Factory)
-
-
-def policy(name: str) -> Callable[[T], T]:
-    """Register a policy class under the name that persona files use."""
-
-    def register(factory: T) -> T:
-        REGISTRY[name] = factory
-        return factory
-
-    return register
-
-
-def make(persona: Persona, extra: dict[str, Factory] | None = None) -> Policy | None:
-    """The persona's policy. Raises SettingsError for an unknown name or parameter."""
-    choice = persona.policy
-    if choice is None:
-        return None
-    factory = (extra or {}).get(choice.name) or REGISTRY.get(choice.name)
-    if factory is None:
-        raise SettingsError(
-            f"Persona {persona.name} wants the policy {choice.name!r}.", remedy=f"There are: {', '.join(sorted(REGISTRY))}."
-        )
-    try:
-        return factory(**choice.parameters)
-    except (TypeError, ValueError) as cause:
-        raise SettingsError(
-            f"The policy {choice.name!r} of persona {persona.name} does not take these parameters: {cause}."
-        ) from cause
 
 
 class Speaker:

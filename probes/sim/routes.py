@@ -1,29 +1,35 @@
-"""Which handler answers which method and path, and what the server says where there is none.
-
-Host and Origin are judged as the real server does when it is bound to loopback; OPTIONS, HEAD, 404 and 405 included.
-"""
+"""Which handler answers which method and path; the generation routes, and their errors in each dialect's flavours."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from random import Random
-from typing import TypeAlias
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
-from probes.sim import native, openai
+import zstandard
+
+from probes.sim import anthropic, native, openai, responses
 from probes.sim.dialect import Ask, BadRequest, Writer
+from probes.sim.doors import cors, redirect
 from probes.sim.generation import Engine, Refusal
 from probes.sim.gojson import JSON, BadJson, decode, encode
 from probes.sim.http import Request, Response
 from probes.sim.library import Library
+from probes.sim.management import JSON_UTF8, Handler, Management
 from probes.sim.policies import Speaker
 from probes.sim.truth import RequestTruth, Truth
 
 __all__ = ["Routes"]
 
-JSON_UTF8 = "application/json; charset=utf-8"
-Read: TypeAlias = Callable[[JSON], Ask]
-Handler: TypeAlias = Callable[[Request, Response, RequestTruth], Awaitable[None]]
+ZSTD_LIMIT = 20 << 20
+"""Largest decoded zstd body the /v1 routes take."""
+_DIALECTS = {
+    "/api/chat": "ollama",
+    "/api/generate": "ollama",
+    "/v1/chat/completions": "openai-chat",
+    "/v1/completions": "openai-completions",
+    "/v1/responses": "openai-responses",
+    "/v1/messages": "anthropic",
+}
 
 
 class Routes:
@@ -33,171 +39,116 @@ class Routes:
         self._engine = engine
         self._library = library
         self._speakers = speakers
-        self._truth = truth
         self._serial = 0
-        table: dict[str, dict[str, Handler]] = {
-            "/": {"GET": self._root, "HEAD": self._root},
-            "/api/version": {"GET": self._version, "HEAD": self._version},
-            "/api/tags": {"GET": self._tags, "HEAD": self._tags},
-            "/api/ps": {"GET": self._ps},
-            "/api/show": {"POST": self._show},
-            "/api/chat": {"POST": self._generation},
-            "/api/generate": {"POST": self._generation},
-            "/v1/chat/completions": {"POST": self._generation},
-            "/v1/completions": {"POST": self._generation},
-            "/v1/models": {"GET": self._models},
-            "/sim/truth": {"GET": self._sim_truth},
-            "/sim/personas": {"GET": self._sim_personas},
+        self._management = Management(engine, library, truth)
+        self._table: dict[str, dict[str, Handler]] = {
+            **self._management.table,
+            **{path: {"POST": self._generation} for path in _DIALECTS},
         }
-        self._table = table
 
     async def answer(self, request: Request, response: Response, truth: RequestTruth) -> None:
+        truth.dialect = _DIALECTS.get(request.path)
+        if not request.path.startswith("/sim/") and cors(request, response) == "done":
+            return
         path = unquote(request.path)
-        methods = self._table.get(path)
-        if methods is None and path.startswith("/v1/models/"):
-            methods = {"GET": self._model}
+        methods = self._table.get(path) or self._management.below(path)
         if methods is None:
-            self._text(response, 404, "404 page not found")
-            return
-        handler = methods.get(request.method)
-        if handler is None:
+            if not redirect(request, response, self._table.keys()):
+                _plain(response, 404, "404 page not found")
+        elif request.method not in methods:
             response.headers["Allow"] = ", ".join(methods)
-            self._text(response, 405, "405 method not allowed")
-            return
-        await handler(request, response, truth)
-
-    # --- generations --------------------------------------------------------------------------------------------------
+            _plain(response, 405, "405 method not allowed")
+        else:
+            await methods[request.method](request, response, truth)
 
     async def _generation(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        path = request.path
         raw = await request.body()
-        openai_route = path.startswith("/v1/")
+        v1 = request.path.startswith("/v1/")
+        rng = self._next_rng()
         try:
-            body = decode(raw) if raw else None
-            if body is None:
-                raise BadRequest("missing request body")
-            if not isinstance(body, dict):
-                raise BadRequest(f"json: cannot unmarshal {native._kind(body)} into Go value of type api.ChatRequest")
-            rng = self._next_rng()
-            ask, writer = self._read(path, body, rng)
+            body = self._decoded(request, raw, zstd=v1)
+            ask, writer = _read(request.path, body, rng)
         except (BadJson, BadRequest) as bad:
             truth.ending, truth.status, truth.note = "refused", 400, str(bad)
             response.status = 400
             response.headers["Content-Type"] = JSON_UTF8
-            response.write(openai.error_body(400, str(bad)) if openai_route else f'{{"error":{encode(str(bad))}}}'.encode())
+            response.write(_early_error(request.path, str(bad), rng))
             return
         truth.dialect, truth.model, truth.streamed = ask.dialect, ask.model, ask.streamed
-        persona = self._library.find(ask.model)
+        if v1 and ask.streamed:  # set by the middleware before anything can fail
+            response.headers.update({k: v for k, v in writer.stream_headers.items() if k != "Content-Type"})
         try:
+            persona = self._library.find(ask.model)
             if persona is None:
-                raise Refusal(404, f"model '{ask.model}' not found")
+                raise Refusal(404, f"model '{ask.model}' not found" if ask.model else "model is required")
             truth.persona = persona.full_name
-            speaker = self._speakers[persona.full_name]
-            await self._engine.run(persona, speaker, ask, writer, request, response, truth)
+            await self._engine.run(persona, self._speakers[persona.full_name], ask, writer, request, response, truth)
         except Refusal as refused:
-            truth.ending, truth.status = truth.ending or "refused", refused.status
-            self._refuse(response, writer, refused, openai_route=openai_route)
-
-    def _read(self, path: str, body: JSON, rng: Random) -> tuple[Ask, Writer]:
-        if path == "/api/chat":
-            ask = native.read_chat(body)
-            return ask, native.NativeWriter(ask, rng)
-        if path == "/api/generate":
-            ask = native.read_generate(body)
-            return ask, native.NativeWriter(ask, rng)
-        usage = openai.wants_usage(body)
-        if path == "/v1/chat/completions":
-            ask = openai.read_chat(body)
-            return ask, openai.ChatWriter(ask, rng, usage=usage)
-        ask = openai.read_completions(body)
-        return ask, openai.CompletionsWriter(ask, rng, usage=usage)
+            truth.ending, truth.status, truth.note = truth.ending or "refused", refused.status, refused.text
+            self._refuse(response, writer, refused, v1=v1)
 
     @staticmethod
-    def _refuse(response: Response, writer: Writer, refused: Refusal, *, openai_route: bool) -> None:
+    def _decoded(request: Request, raw: bytes, *, zstd: bool) -> JSON:
+        if not raw:
+            raise BadRequest("missing request body")
+        if zstd and (request.header("content-encoding") or "").lower() == "zstd":
+            try:
+                raw = zstandard.ZstdDecompressor().decompress(raw, max_output_size=ZSTD_LIMIT)
+            except zstandard.ZstdError as bad:
+                raise BadRequest(str(bad)) from None
+        body = decode(raw)
+        if not isinstance(body, dict):
+            raise BadRequest(f"json: cannot unmarshal {native.kind_of(body)} into Go value of type api.Request")
+        return body
+
+    @staticmethod
+    def _refuse(response: Response, writer: Writer, refused: Refusal, *, v1: bool) -> None:
+        """Three flavours: the native one, the newline of /v1's encoder, and one chunk when a stream was asked for."""
         response.status = refused.status
-        body = writer.refusal(refused.status, refused.text)
-        response.headers["Content-Type"] = JSON_UTF8
-        if openai_route:
-            response.headers["Content-Type"] = "application/json"
-            body += b"\n"
+        body = writer.refusal(refused.status, refused.text) + (b"\n" if v1 else b"")
+        response.headers["Content-Type"] = "application/json" if v1 or refused.streaming else JSON_UTF8
         if refused.streaming:
-            response.headers["Content-Type"] = "application/json"
             response.stream(body)
         else:
             response.write(body)
 
     def _next_rng(self) -> Random:
+        """For ids; tests that compare bytes blank them."""
         self._serial += 1
-        return Random(f"{self._engine.rng.random()}/{self._serial}")
+        return Random(f"{self._engine.seed}/{self._serial}")
 
-    # --- the rest -----------------------------------------------------------------------------------------------------
 
-    async def _root(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        response.headers["Content-Type"] = "text/plain; charset=utf-8"
-        response.write(b"Ollama is running")
+def _read(path: str, body: JSON, rng: Random) -> tuple[Ask, Writer]:
+    try:
+        match path:
+            case "/api/chat":
+                ask = native.read_chat(body)
+                return ask, native.NativeWriter(ask, rng)
+            case "/api/generate":
+                ask = native.read_generate(body)
+                return ask, native.NativeWriter(ask, rng)
+            case "/v1/chat/completions":
+                ask = openai.read_chat(body)
+                return ask, openai.ChatWriter(ask, rng, usage=openai.wants_usage(body))
+            case "/v1/completions":
+                ask = openai.read_completions(body)
+                return ask, openai.CompletionsWriter(ask, rng, usage=openai.wants_usage(body))
+            case "/v1/responses":
+                ask = responses.read_responses(body)
+                return ask, responses.ResponsesWriter(ask, body, rng)
+        ask = anthropic.read_messages(body)
+        return ask, anthropic.MessagesWriter(ask, body, rng)
+    except (AttributeError, TypeError, KeyError) as wrong:  # a field of another JSON type than its name promises
+        raise BadRequest(f"json: cannot unmarshal request: {wrong}") from wrong
 
-    async def _version(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        self._json(response, encode({"version": self._library.version}))
 
-    async def _tags(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        self._json(response, self._library.tags())
+def _early_error(path: str, text: str, rng: Random) -> bytes:
+    if path == "/v1/messages":
+        return anthropic.error_body(400, text, rng)
+    return openai.error_body(400, text) if path.startswith("/v1/") else f'{{"error":{encode(text)}}}'.encode()
 
-    async def _ps(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        self._json(response, self._library.ps())
 
-    async def _show(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        raw = await request.body()
-        try:
-            body = decode(raw) if raw else None
-            if body is None:
-                raise BadRequest("missing request body")
-        except (BadJson, BadRequest) as bad:
-            self._json(response, encode({"error": str(bad)}), status=400)
-            return
-        name = body.get("model") or body.get("name") or ""
-        if not name:
-            self._json(response, encode({"error": "model is required"}), status=400)
-        elif self._library.find(name) is None:
-            self._json(response, encode({"error": f"model '{name}' not found"}), status=404)
-        else:
-            self._json(response, self._library.show(name, verbose=bool(body.get("verbose"))))
-
-    async def _models(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        response.headers["Content-Type"] = "application/json"
-        response.write(self._library.openai_models().encode())
-
-    async def _model(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        name = unquote(request.path).removeprefix("/v1/models/")
-        response.headers["Content-Type"] = "application/json"
-        if self._library.find(name) is None:
-            response.status = 404
-            response.write(openai.error_body(404, f"model '{name}' not found") + b"\n")
-        else:
-            response.write(self._library.openai_model(name).encode())
-
-    async def _sim_truth(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        asked = parse_qs(request.target.partition("?")[2])
-        found = [r for r in self._truth.requests if r is not truth]
-        if "request" in asked:
-            found = [r for r in found if r.n == int(asked["request"][0])]
-        if "label" in asked:
-            found = [r for r in found if r.label == asked["label"][0]]
-        if "since" in asked:
-            found = [r for r in found if r.n >= int(asked["since"][0])]
-        self._json(response, encode({"requests": [r.as_dict() for r in found]}))
-
-    async def _sim_personas(self, request: Request, response: Response, truth: RequestTruth) -> None:
-        personas = [p for name in self._library.names if (p := self._library.find(name)) is not None]
-        self._json(response, encode({"speed": self._engine.speed, "personas": [p.truth() for p in personas]}))
-
-    @staticmethod
-    def _json(response: Response, body: str, *, status: int = 200) -> None:
-        response.status = status
-        response.headers["Content-Type"] = JSON_UTF8
-        response.write(body.encode("utf-8", "replace"))
-
-    @staticmethod
-    def _text(response: Response, status: int, body: str) -> None:
-        response.status = status
-        response.headers["Content-Type"] = "text/plain"
-        response.write(body.encode())
+def _plain(response: Response, status: int, body: str) -> None:
+    response.status = status
+    response.headers["Content-Type"] = "text/plain"
+    response.write(body.encode())

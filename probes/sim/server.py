@@ -16,13 +16,13 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
-from probes.sim import policies
 from probes.sim.clock import Metronome, WallClock
 from probes.sim.generation import Engine
 from probes.sim.http import Connection, Request, Response
 from probes.sim.library import Library
-from probes.sim.personas import Persona, builtin
-from probes.sim.policies import Factory, Oracle, Speaker
+from probes.sim.personas import Accuracy, Persona, builtin
+from probes.sim.policies import Oracle, Speaker
+from probes.sim.repertoire import Factory, make
 from probes.sim.routes import Routes
 from probes.sim.scheduler import Scheduler
 from probes.sim.truth import Truth
@@ -87,7 +87,7 @@ class SimulatedOllama:
         loop = asyncio.get_running_loop()
         metronome = self._metronome = Metronome(loop)
         self.scheduler = Scheduler(metronome, rng=Random(f"{self._seed}/scheduler"), **self._limits)
-        engine = Engine(metronome, WallClock(), self.scheduler, self.speed, Random(f"{self._seed}/engine"))
+        engine = Engine(metronome, WallClock(), self.scheduler, self.speed, self._seed)
         library = Library(self.personas, self.scheduler, self.version)
         self._routes = Routes(engine, library, self._speakers, self.truth)
         try:
@@ -145,4 +145,7 @@ class SimulatedOllama:
             self.truth.closed(truth, time.monotonic_ns())
 
     def _speaker(self, persona: Persona) -> Speaker:
-        return Speaker(persona, self._seed, policy=policies.make(persona, self._policies))
+        from probes.sim.knowing import Reader  # late: it brings the Audit's and the Agent Report's worlds with it
+
+        read = Reader(persona.accuracy or Accuracy(), self._oracle)
+        return Speaker(persona, self._seed, policy=make(persona, self._policies), read=read)

@@ -52,6 +52,7 @@ class Said:
     thinking: Iterable[str] = ()
     calls: list[Call] = field(default_factory=list)
     misbehaviour: Misbehaviour | None = None
+    ends: Literal["stop", "length"] = "stop"  # length: it had more to say
     note: str = ""  # for the truth log: which policy, which fault, whether the fact was found
 
 
@@ -136,12 +137,13 @@ def _undisturbed(said: Said, stop: tuple[str, ...], tokenizer: Tokenizer, *, cal
         last = n == len(said.calls) - 1
         yield from _withheld(cost - 1)
         if calls_in_done:
-            yield Step(calls=tuple(said.calls), end="stop", eos=True) if last else WITHHELD
             if last:
+                yield Step(calls=tuple(said.calls), end="stop", eos=True)
                 return
+            yield WITHHELD
         else:
             yield Step(calls=(call,))
-    yield Step(end="stop", eos=True)
+    yield Step(end=said.ends, eos=said.ends == "stop")
 
 
 def _withheld(n: int) -> Iterator[Step]:
