@@ -126,7 +126,7 @@ class Timeline(Ticks):
             raise ValueError("Expected `over` before `timing`.")
         usage = self.usage or Usage(Nanoseconds(0))
         first = self.first_chunk_ns if self.streamed else None
-        came = first if self.streamed else self.answered_ns
+        came = self.answered_ns if first is None else first
         wait = None if self.asked_ns is None or came is None else max(came - self.asked_ns, 0)
         span = self.span_ns if self.streamed else None
         phases = divide(self._observed(wait, span, others), usage)
