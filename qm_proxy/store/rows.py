@@ -18,7 +18,7 @@ from qm_proxy.findings import EXCERPT_CHARACTERS, Finding
 from qm_proxy.record import Opened, Placed, Record
 from qm_proxy.store.redact import redact
 
-__all__ = ["ORDER", "STATEMENTS", "Keeping", "Row", "exchange_rows", "finding_rows", "started_rows"]
+__all__ = ["ORDER", "STATEMENTS", "Keeping", "Row", "exchange_rows", "finding_row", "run_row", "started_rows"]
 
 Value: TypeAlias = str | int | float | bytes | None
 
@@ -32,7 +32,6 @@ class Row(NamedTuple):
 class Keeping:
     """What may be kept. `content_bytes` caps each of request, answer and thinking."""
 
-    machine_id: str
     excerpts: bool = True
     content: bool = False
     content_bytes: int = 256 * 1024
@@ -43,14 +42,14 @@ def _fields(names: str) -> list[str]:
 
 
 _EXCHANGE_FIELDS = _fields(
-    "id machine_id session_id started_at method route dialect operation model response_model streamed http_status ending "
+    "id session_id started_at method route dialect operation model response_model streamed http_status ending "
     "session_source turn client user_agent origin ttft_s ttft_content_s queue_s load_s prefill_s decode_s client_wait_s "
     "unexplained_s total_s slow_because itl_n itl_mean_s itl_p50_s itl_p90_s itl_p99_s itl_max_s tokens_per_s rate_source "
     "input_tokens output_tokens cached_tokens withheld_tokens chunks thinking_chunks context_window_tokens finish_reason "
     "bytes_in bytes_out written_lag_s proxy_overhead_s trace_id error undecoded doubts"
 )
 _STARTED_FIELDS = _fields(
-    "id machine_id session_id started_at method route dialect operation model streamed session_source turn client user_agent origin"
+    "id session_id started_at method route dialect operation model streamed session_source turn client user_agent origin"
 )
 _TURN_FIELDS = _fields(
     "exchange_id session_id trajectory turn relation parent_trajectory previous_exchange_id new_messages wait_s waited_for "
@@ -62,18 +61,23 @@ _SESSION_SUMS = _fields(
     "output_tokens model_s tools_s user_s prompt_characters reused_characters prefix_breaks lost_s findings violations"
 )
 _SESSION_FIELDS = [
-    *_fields("id machine_id client user_agent origin source client_session started_at last_at turns trajectories"),
+    *_fields("id client user_agent origin source client_session started_at last_at turns trajectories"),
     *_SESSION_SUMS,
 ]
 _FINDING_FIELDS = _fields(
-    "id machine_id exchange_id session_id found_at kind severity model client t_s chunk summary evidence tokens_wasted"
+    "id exchange_id session_id found_at kind severity model client t_s chunk summary evidence tokens_wasted"
 )
+_RUN_FIELDS = _fields("id kind model state step steps message summary started_at ended_at elapsed_s settings result report")
 _NULLABLE_SUMS = ("input_tokens", "output_tokens", "lost_s")
 
 
-def _insert(table: str, fields: Iterable[str], conflict: str = "") -> str:
+def _insert(table: str, fields: Iterable[str], conflict: str = "", *, machine: bool = False) -> str:
     names = list(fields)
-    return f"insert into {table} ({', '.join(names)}) values ({', '.join('?' * len(names))}) {conflict}".strip()
+    values = ["?"] * len(names)
+    if machine:
+        names.append("machine_id")
+        values.append("(select value from meta where key = 'machine')")
+    return f"insert into {table} ({', '.join(names)}) values ({', '.join(values)}) {conflict}".strip()
 
 
 def _overwrite(key: str, fields: Iterable[str]) -> str:
@@ -100,14 +104,15 @@ STATEMENTS: dict[str, str] = {
         "on conflict(id) do update set client_session = coalesce(client_session, excluded.client_session), "
         "last_at = max(last_at, excluded.last_at), turns = max(turns, excluded.turns), "
         "trajectories = max(trajectories, excluded.trajectories), " + ", ".join(_plus(name) for name in _SESSION_SUMS),
+        machine=True,
     ),
     "session_model": _insert(
         "session_models",
         ("session_id", "model", "exchanges"),
         "on conflict(session_id, model) do update set exchanges = exchanges + excluded.exchanges",
     ),
-    "started": _insert("exchanges", _STARTED_FIELDS, "on conflict(id) do nothing"),
-    "exchange": _insert("exchanges", _EXCHANGE_FIELDS, _overwrite("id", _EXCHANGE_FIELDS)),
+    "started": _insert("exchanges", _STARTED_FIELDS, "on conflict(id) do nothing", machine=True),
+    "exchange": _insert("exchanges", _EXCHANGE_FIELDS, _overwrite("id", _EXCHANGE_FIELDS), machine=True),
     "turn": _insert("turns", _TURN_FIELDS, _overwrite("exchange_id", _TURN_FIELDS)),
     "chunks": "insert or replace into chunks values (?, ?, ?, ?, ?, ?, ?, ?)",
     "tool_call": "insert or replace into tool_calls (exchange_id, position, call_id, name, t_s, argument_bytes, valid, problems) "
@@ -115,9 +120,8 @@ STATEMENTS: dict[str, str] = {
     "turnaround": "update tool_calls set turnaround_s = ?, result_exchange_id = ?, result_is_error = ? "
     "where exchange_id = ? and position = ?",
     "content": "insert or replace into contents values (?, ?, ?, ?, ?, ?)",
-    "finding": _insert("findings", _FINDING_FIELDS, _overwrite("id", _FINDING_FIELDS)),
-    "run": "insert or replace into runs (id, machine_id, kind, model, state, step, steps, message, summary, started_at, "
-    "ended_at, elapsed_s, settings, result, report) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "finding": _insert("findings", _FINDING_FIELDS, _overwrite("id", _FINDING_FIELDS), machine=True),
+    "run": _insert("runs", _RUN_FIELDS, _overwrite("id", _RUN_FIELDS), machine=True),
 }
 """Every write there is, by name."""
 
@@ -133,8 +137,8 @@ def exchange_rows(record: Record, ended_at: str, keeping: Keeping) -> list[Row]:
     if record.model is not None:
         rows.append(Row("model", (_text(record.model), record.started_at, ended_at)))
     if placed is not None:
-        rows += _session_rows(record, placed, ended_at, keeping)
-    rows.append(Row("exchange", _exchange(record, placed, keeping)))
+        rows += _session_rows(record, placed, ended_at)
+    rows.append(Row("exchange", _exchange(record, placed)))
     if placed is not None:
         rows.append(Row("turn", _turn(record.id, placed)))
         rows += [Row("turnaround", (t.seconds, record.id, _flag(t.is_error), t.exchange_id, t.index)) for t in placed.results]
@@ -148,13 +152,13 @@ def exchange_rows(record: Record, ended_at: str, keeping: Keeping) -> list[Row]:
         values = (record.id, i, _text(call.id), _text(call.name), call.t_s, call.argument_bytes, _flag(call.valid), problems)
         rows.append(Row("tool_call", values))
     for finding in record.findings:
-        rows.append(_finding(finding, record.model, record.client, ended_at, keeping))
+        rows.append(finding_row(finding, record.model, record.client, ended_at, keeping))
     if keeping.content:
         rows += _content(record, keeping)
     return rows
 
 
-def started_rows(opened: Opened, keeping: Keeping) -> list[Row]:
+def started_rows(opened: Opened) -> list[Row]:
     """An exchange that has not ended, stored only because a finding must name it. `ending` stays NULL."""
     rows: list[Row] = []
     if opened.model is not None:
@@ -162,9 +166,9 @@ def started_rows(opened: Opened, keeping: Keeping) -> list[Row]:
     placed = opened.placed
     if placed is not None:
         names = dict.fromkeys(_SESSION_SUMS, 0) | {"input_tokens": None, "output_tokens": None, "lost_s": None}
-        rows.append(Row("session", _session(opened, placed, opened.started_at, names, keeping)))
+        rows.append(Row("session", _session(opened, placed, opened.started_at, names)))
     values: dict[str, Any] = {
-        "id": opened.id, "machine_id": keeping.machine_id, "session_id": placed and placed.session_id,
+        "id": opened.id, "session_id": placed and placed.session_id,
         "started_at": opened.started_at, "method": opened.method, "route": opened.route, "dialect": opened.dialect,
         "operation": opened.operation, "model": opened.model, "streamed": opened.streamed,
         "session_source": placed and placed.source, "turn": placed and placed.turn, "client": opened.client,
@@ -174,17 +178,32 @@ def started_rows(opened: Opened, keeping: Keeping) -> list[Row]:
     return rows
 
 
-def finding_rows(finding: Finding, model: str | None, client: str | None, found_at: str, keeping: Keeping) -> list[Row]:
-    return [_finding(finding, model, client, found_at, keeping)]
+def finding_row(finding: Finding, model: str | None, client: str | None, found_at: str, keeping: Keeping) -> Row:
+    """A finding that is stored before its exchange is over, or that belongs to none."""
+    evidence = {key: value for key, value in finding.evidence.items() if key != "excerpt" or keeping.excerpts}
+    if isinstance(excerpt := evidence.get("excerpt"), str):
+        evidence["excerpt"] = excerpt[:EXCERPT_CHARACTERS]
+    values: dict[str, Any] = {name: getattr(finding, name, None) for name in _FINDING_FIELDS}
+    values |= {"found_at": found_at, "model": model, "client": client}
+    values["evidence"] = json.dumps(evidence, separators=(",", ":"), default=str)
+    return Row("finding", _values(values, _FINDING_FIELDS))
+
+
+def run_row(run: Mapping[str, Any]) -> Row:
+    """A run of a probe; `settings` and `result` may be anything JSON can hold."""
+    values = {name: run.get(name) for name in _RUN_FIELDS}
+    for name in ("settings", "result"):
+        if values[name] is not None and not isinstance(values[name], str):
+            values[name] = json.dumps(values[name], separators=(",", ":"), default=str)
+    return Row("run", _values(values, _RUN_FIELDS))
 
 
 # --- one table each ---------------------------------------------------------------------------------------------------
 
 
-def _exchange(record: Record, placed: Placed | None, keeping: Keeping) -> tuple[Value, ...]:
+def _exchange(record: Record, placed: Placed | None) -> tuple[Value, ...]:
     itl = record.itl
     values: dict[str, Any] = {name: getattr(record, name, None) for name in _EXCHANGE_FIELDS}
-    values["machine_id"] = keeping.machine_id
     values["session_id"] = placed.session_id if placed is not None else None
     values["doubts"] = json.dumps(record.doubts) if record.doubts else None
     if itl is not None:
@@ -210,7 +229,7 @@ def _turn(exchange_id: str, placed: Placed) -> tuple[Value, ...]:
     return _values(values, _TURN_FIELDS)
 
 
-def _session_rows(record: Record, placed: Placed, ended_at: str, keeping: Keeping) -> list[Row]:
+def _session_rows(record: Record, placed: Placed, ended_at: str) -> list[Row]:
     opened, prefix = record.opened, placed.prefix
     assert opened is not None
     goes_on = prefix is not None and placed.relation in ("next", "rewrite", "retry")
@@ -237,33 +256,20 @@ def _session_rows(record: Record, placed: Placed, ended_at: str, keeping: Keepin
         "findings": len(record.findings),
         "violations": sum(finding.severity == "violation" for finding in record.findings),
     }
-    rows = [Row("session", _session(opened, placed, ended_at, sums, keeping))]
+    rows = [Row("session", _session(opened, placed, ended_at, sums))]
     if record.model is not None:
         rows.append(Row("session_model", (placed.session_id, _text(record.model), 1)))
     return rows
 
 
-def _session(opened: Opened, placed: Placed, last_at: str, sums: Mapping[str, Any], keeping: Keeping) -> tuple[Value, ...]:
+def _session(opened: Opened, placed: Placed, last_at: str, sums: Mapping[str, Any]) -> tuple[Value, ...]:
     values: dict[str, Any] = {
-        "id": placed.session_id, "machine_id": keeping.machine_id, "client": opened.client, "user_agent": opened.user_agent,
+        "id": placed.session_id, "client": opened.client, "user_agent": opened.user_agent,
         "origin": opened.origin, "source": placed.source, "client_session": placed.client_session,
         "started_at": opened.started_at, "last_at": last_at, "turns": placed.turn if placed.trajectory == 0 else 0,
         "trajectories": placed.trajectory + 1,
     }  # fmt: skip
     return _values(values | dict(sums), _SESSION_FIELDS)
-
-
-def _finding(finding: Finding, model: str | None, client: str | None, found_at: str, keeping: Keeping) -> Row:
-    evidence = {key: value for key, value in finding.evidence.items() if key != "excerpt" or keeping.excerpts}
-    if isinstance(excerpt := evidence.get("excerpt"), str):
-        evidence["excerpt"] = excerpt[:EXCERPT_CHARACTERS]
-    values: dict[str, Any] = {
-        "id": finding.id, "machine_id": keeping.machine_id, "exchange_id": finding.exchange_id,
-        "session_id": finding.session_id, "found_at": found_at, "kind": finding.kind, "severity": finding.severity,
-        "model": model, "client": client, "t_s": finding.t_s, "chunk": finding.chunk, "summary": finding.summary,
-        "evidence": json.dumps(evidence, separators=(",", ":"), default=str), "tokens_wasted": finding.tokens_wasted,
-    }  # fmt: skip
-    return Row("finding", _values(values, _FINDING_FIELDS))
 
 
 def _content(record: Record, keeping: Keeping) -> list[Row]:
