@@ -11,18 +11,20 @@ Rules that hold here:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import secrets
 import sqlite3
 import stat
+import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from qm_proxy import __version__
 from qm_proxy.errors import StoreError
+from qm_proxy.measure.wall_clock import iso
 from qm_proxy.store.functions import register
 from qm_proxy.store.migrations import APPLICATION_ID, migrate
 from qm_proxy.store.views import renew
@@ -64,7 +66,10 @@ def failure_of(exc: Exception) -> Failure:
     if isinstance(exc, StoreError):
         return Failure("foreign", exc.message, exc.remedy or "", True)
     if isinstance(exc, OSError):
-        return Failure("unavailable", f"The database cannot be opened: {exc.strerror or exc}.", "Check its directory.", True)
+        full: State = "full" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "unavailable"
+        return Failure(full, f"The database cannot be opened: {exc.strerror or exc}.", "Check its directory and the disk.", True)
+    if not isinstance(exc, sqlite3.Error):
+        return Failure("failing", f"The store failed: {type(exc).__name__}: {exc}"[:300], "Please report this.", True)
     code = getattr(exc, "sqlite_errorcode", None)
     state, message, remedy = _MEANING.get((code or 0) & 0xFF, ("failing", "The database cannot be written.", "See the cause."))
     return Failure(state, f"{message} ({exc})", remedy, state not in ("full", "locked"))
@@ -113,7 +118,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
 
 def _machine(connection: sqlite3.Connection) -> str:
     """This machine's id in this database. A database that was moved to another machine tells the two apart from then on."""
-    name, now = platform.node() or "unknown", datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    name, now = platform.node() or "unknown", iso(time.time_ns())
     row = connection.execute(
         "select id from machines join meta on meta.key = 'machine' and meta.value = machines.id where machines.name = ?", (name,)
     ).fetchone()
@@ -122,7 +127,8 @@ def _machine(connection: sqlite3.Connection) -> str:
         identifier = secrets.token_hex(8) if row is None else str(row[0])
         connection.execute(
             "insert into machines (id, name, platform, version, first_seen, last_seen) values (?, ?, ?, ?, ?, ?) "
-            "on conflict(id) do update set version = excluded.version, platform = excluded.platform, last_seen = excluded.last_seen",
+            "on conflict(id) do update set version = excluded.version, platform = excluded.platform, "
+            "last_seen = excluded.last_seen",
             (identifier, name, f"{platform.system()} {platform.machine()}", __version__, now, now),
         )
         connection.execute("insert or replace into meta values ('machine', ?)", (identifier,))

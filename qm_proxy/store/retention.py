@@ -63,7 +63,7 @@ class Retention:
 
     def _share(self, connection: sqlite3.Connection, size: Sizes) -> int:
         """How many of the oldest exchanges hold what is too much, and a twentieth more, so as not to come back at once."""
-        n = connection.execute("select count(*) from exchanges").fetchone()[0]
+        n: int = connection.execute("select count(*) from exchanges").fetchone()[0]
         assert self._keep_bytes is not None
         return max(1, min(STEP, round(n * (size.used - 0.95 * self._keep_bytes) / size.used)))
 
@@ -78,7 +78,7 @@ class Retention:
                 return 0
             touched = f"select distinct session_id from exchanges where rowid in ({chosen}) and session_id is not null"
             sessions = [row[0] for row in connection.execute(touched, values)]
-            gone = connection.execute(f"delete from exchanges where rowid in ({chosen})", values).rowcount
+            gone: int = connection.execute(f"delete from exchanges where rowid in ({chosen})", values).rowcount
             connection.execute("delete from findings where exchange_id is null and id < ?", (last,))
             connection.executemany(
                 "delete from sessions where id = ? and not exists (select 1 from exchanges where session_id = sessions.id)",

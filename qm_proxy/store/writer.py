@@ -17,15 +17,13 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from qm_proxy.errors import StoreError
 from qm_proxy.events import ResidentModel
 from qm_proxy.findings import Finding
 from qm_proxy.ids import new_id
-from qm_proxy.measure.wall_clock import iso
+from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.store.database import Failure, failure_of, open_for_writing
 from qm_proxy.store.retention import Retention, sizes
@@ -83,6 +81,7 @@ class Writer:
         self._failing_since: float | None = None
         self._size_bytes: int | None = None
         self._more = False  # retention has more to do
+        self._tend_at = 0.0
         self.written = 0  # exchanges
         self.rows = 0
         self.commits = 0
@@ -197,16 +196,16 @@ class Writer:
         while True:
             if not batch:
                 batch = self._take()
-            if batch and self._attempt(lambda: self._write(batch)):
+            if batch and self._attempt(self._write, batch):
                 self._settle(len(batch))
                 batch = []
+            more = False
+            if not batch and (self._failure is not None or self._more or time.monotonic() >= self._tend_at):
+                more = self._attempt(self._tend, None) and self._more
             if self._failure is None:
                 pause_s = _PAUSE_S[0]
-                more = self._attempt(self._tend) and self._more
-            else:
-                more = False
             with self._wake:
-                if self._stopping and ((not self._queue and not batch) or self._failure is not None):
+                if self._stopping and (self._failure is not None or not (self._queue or batch)):
                     break
                 if self._failure is not None:
                     self._wake.wait_for(lambda: self._stopping, pause_s)
@@ -220,9 +219,8 @@ class Writer:
         with self._wake:
             if not self._queue:
                 return []
-            self._wake.wait_for(
-                lambda: self._stopping or self._hurry or self._queued_bytes > self._queue_bytes // 2, self._linger_s
-            )
+            full = self._queue_bytes // 2
+            self._wake.wait_for(lambda: self._stopping or self._hurry or self._queued_bytes > full, self._linger_s)
             batch: list[list[Row]] = []
             rows = 0
             while self._queue and rows < BATCH_ROWS:
@@ -240,11 +238,11 @@ class Writer:
             self._settled += n
             self._wake.notify_all()
 
-    def _attempt(self, work: Callable[[], None]) -> bool:
+    def _attempt(self, work: Callable[[Any], None], what: Any) -> bool:
         """Do `work` on the database; a failure is told, kept in mind, and no exception."""
         try:
-            work()
-        except (sqlite3.Error, OSError, StoreError) as exc:
+            work(what)
+        except Exception as exc:
             failure = failure_of(exc)
             if self._failure is None:
                 self._failing_since = time.monotonic()
@@ -312,11 +310,12 @@ class Writer:
         self.rows += sum(map(len, by_statement.values()))
         self.written += len(by_statement.get("exchange", ()))
 
-    def _tend(self) -> None:
+    def _tend(self, _: None) -> None:
         """Between batches: retention, and how large the file is."""
         connection = self._connected()
         self._more = self._retention.step(connection, self._now())
         self._size_bytes = sizes(connection).file
+        self._tend_at = time.monotonic() + _TICK_S
 
 
 _REFUSALS = (
@@ -324,12 +323,13 @@ _REFUSALS = (
     sqlite3.InterfaceError,
     sqlite3.DataError,
     sqlite3.ProgrammingError,
-    UnicodeError,
     OverflowError,
+    TypeError,
+    ValueError,
 )
+"""What says that a row is at fault, not the disk."""
 
 
 def _ended(record: Record) -> str:
     """When an exchange ended: its wall clock start and its measured length (the wall clock may have been set since)."""
-    start = datetime.fromisoformat(record.started_at.replace("Z", "+00:00"))
-    return (start + timedelta(seconds=record.total_s)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return iso(unix_ns_of_iso(record.started_at) + round(record.total_s * 1e9))
