@@ -106,15 +106,30 @@ def sim(
     list_only: Annotated[bool, typer.Option("--list", help="Show the personas and their truth, and end.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same behaviour.")] = 0,
     speed: Annotated[float, typer.Option(help="1 is real time; 10 is ten times as fast.")] = 1.0,
+    slots: Annotated[int | None, typer.Option(help="Parallel slots of every model.", show_default=False)] = None,
     truth: Annotated[Path | None, typer.Option(help="Log what was really sent, as JSONL.", show_default=False)] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of persona files, and end.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The simulated Ollama alone: models with stated truth.
 
     Example: [bold]qm-proxy sim --listen 127.0.0.1:11434[/], then [bold]ollama list[/].
     """
-    from probes.sim.server import run
+    from probes.sim.command import run
 
-    raise typer.Exit(run(listen=listen, personas=personas, list_only=list_only, seed=seed, speed=speed, truth=truth))
+    raise typer.Exit(
+        run(
+            listen,
+            personas,
+            list_only=list_only,
+            schema_only=schema,
+            as_json=as_json,
+            speed=speed,
+            seed=seed,
+            slots=slots,
+            truth=truth,
+        )
+    )
 
 
 @app.command()

@@ -375,7 +375,7 @@ class Simulator:
         )
         assert self.process.stdout is not None
         words = self.process.stdout.readline().split()
-        self.url = next((word for word in words if word.startswith("http://")), "")
+        self.url = next((word.rstrip(",") for word in words if word.startswith("http://")), "")
         if not self.url:
             raise QmError("The simulated Ollama did not start.")
 
