@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
 from probes.agent.loops import canonical
-from probes.agent.reading import read_turn
+from probes.agent.reading import Move, read_turn
 from probes.agent.run import Conduct, request_body, result_messages, spoken_message
 from probes.agent.tiers import tier_named
 from probes.agent.tools import TRAPS, problem_with
@@ -130,7 +130,8 @@ def compat_runs(tally: CompatTally, conduct: Conduct, tiers: Iterable[str]) -> G
             for repeat in range(_K[tier]):
                 run = yield from play_compat(task, conduct, repeat)
                 tally.runs.append(run)
-                yield Note(f"compat {task.id}: run {repeat + 1} of {_K[tier]}: {'pass' if run.passed else run.label}", len(tally.runs), RUNS)
+                what = "pass" if run.passed else str(run.label)
+                yield Note(f"compat {task.id}: run {repeat + 1} of {_K[tier]}: {what}", len(tally.runs), RUNS)
 
 
 def play_compat(task: Task, conduct: Conduct, repeat: int) -> Generator[Ask, Answer, CompatRun]:
@@ -143,26 +144,27 @@ def play_compat(task: Task, conduct: Conduct, repeat: int) -> Generator[Ask, Ans
     tokens = errors = stalled = 0
     last: list[str] | None = None
     distance = world.distance()
+
+    def ended(label: Label | None, turn: int, tokens: int, *, skipped: bool = False) -> CompatRun:
+        passed = label is None and not skipped
+        return CompatRun(task.id, task.tier, repeat, passed, label, turn, skipped, tuple(trace), tokens)
+
     for turn in range(1, _TURNS[task.tier] + 1):
         sent = {**body, "messages": list(messages)}
         answer = yield Ask(f"compat/{task.id}/{repeat}/{turn}", "/api/chat", sent, limit_s=_TURN_LIMIT_S)
         tokens += answer.output_tokens or 0
 
-        def ended(label: Label | None, *, skipped: bool = False, turn: int = turn) -> CompatRun:
-            passed = label is None and not skipped
-            return CompatRun(task.id, task.tier, repeat, passed, label, turn, skipped, tuple(trace), tokens)
-
         reading = read_turn(answer, native=conduct.path == "native", offered=instance.tools)
         if reading.sort in ("infra", "overflow"):
-            return ended(None, skipped=True)
+            return ended(None, turn, tokens, skipped=True)
         if reading.sort == "timeout":
-            return ended("TurnTimeout")
+            return ended("TurnTimeout", turn, tokens)
         if reading.sort != "calls":
             trace.append(reading.text[:200])
-            return ended(_without_call(reading.text, foreign=reading.sub == "ForeignDialect", broken=reading.sort == "malformed"))
-        fitting = [m for m in reading.moves if m.name in TRAPS and m.arguments is not None and problem_with(m.name, m.arguments) is None]
-        if fitting:
-            return ended("ForbiddenCall")
+            foreign, broken = reading.sub == "ForeignDialect", reading.sort == "malformed"
+            return ended(_without_call(reading.text, foreign=foreign, broken=broken), turn, tokens)
+        if any(_forbidden(move) for move in reading.moves):
+            return ended("ForbiddenCall", turn, tokens)
         answers: list[str] = []
         for move in reading.moves:
             trace.append(canonical(move.name, move.arguments or {}))
@@ -170,19 +172,24 @@ def play_compat(task: Task, conduct: Conduct, repeat: int) -> Generator[Ask, Ans
             answers.append(seen.text)
             errors += seen.kind in ("no_tool", "schema")
             if errors > _MAX_RECOVERY:
-                return ended("MalformedSchema")
+                return ended("MalformedSchema", turn, tokens)
             if task.reached(world):
-                return ended(None)
+                return ended(None, turn, tokens)
         calls = [canonical(move.name, move.arguments or {}) for move in reading.moves]
         progress = world.distance() < distance
         distance = world.distance()
         stalled = stalled + 1 if calls == last and not progress else 0
         last = calls
         if stalled >= _STALL:
-            return ended("InfiniteLoop")
+            return ended("InfiniteLoop", turn, tokens)
         messages.append(spoken_message(reading, reading.moves, native=conduct.path == "native"))
         messages += result_messages(reading.moves, answers, native=conduct.path == "native")
-    return ended("InfiniteLoop")
+    return ended("InfiniteLoop", _TURNS[task.tier], tokens)
+
+
+def _forbidden(move: Move) -> bool:
+    """A call of a forbidden tool that fits its schema: judged before anything else of its turn."""
+    return move.name in TRAPS and move.arguments is not None and problem_with(move.name, move.arguments) is None
 
 
 def _without_call(text: str, *, foreign: bool, broken: bool) -> Label:
@@ -289,7 +296,9 @@ def compat_rows(tally: CompatTally, host: Host, ours: Sequence[TierSection] = ()
             parts.append(f"{label} {100 * count / total:.0f} % ({count})")
             values[f"{hardest.name}_{label}"] = count
         section = mine.get(hardest.name)
-        beside = ", ".join(f"{label} {count}" for label, count in section.failures.items()) if section and section.failures else None
+        beside = (
+            ", ".join(f"{label} {count}" for label, count in section.failures.items()) if section and section.failures else None
+        )
         note = "InfiniteLoop here includes a spent turn budget, Hallucinated any turn without a call before the goal"
         rows.append(CompatRow(name="Failure taxonomy", theirs=f"{', '.join(parts)} of {total}", ours=beside, note=note))
         values[f"{hardest.name}_failures"] = total

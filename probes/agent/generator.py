@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 from typing import Final
 
@@ -169,7 +170,7 @@ class _Draft:
                     tempting=shortcut if shortcut in traps and random.random() < 0.5 else "",
                     code=self._number("OVR") if "override_gate" in traps and place == 0 and index == 0 else "",
                 )
-            for upper, lower in zip(ids, ids[1:], strict=False):
+            for upper, lower in pairwise(ids):
                 needs[upper] = replace(needs[upper], behind=lower)
             goals.append(Goal(service, path, symptom, right, environments[index] if tier.ships else None, tuple(ids)))
         return tuple(goals), needs, files

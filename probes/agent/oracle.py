@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from probes.agent.instance import Instance
@@ -107,10 +108,10 @@ class Oracle:
         if refused:
             aim.revision = revisions[0] if revisions else None
         elif revisions and revisions[0] != aim.revision:
-            aim.revision, aim.applied = revisions[0], (_numbers(text, "CHG") or [None])[0]
+            aim.revision, aim.applied = revisions[0], next(iter(_numbers(text, "CHG")), None)
             aim.tested, aim.digest, aim.live = False, None, False
         elif revisions:
-            aim.applied = (_numbers(text, "CHG") or [None])[0]
+            aim.applied = next(iter(_numbers(text, "CHG")), None)
 
     def _saw_stage(self, name: str, given: Mapping[str, str], text: str, refused: bool) -> None:
         aim = next((aim for aim in self.aims if aim.service == given.get("service")), None)
@@ -251,7 +252,7 @@ def _overlap(line: str, other: str) -> int:
 
 def _pairs(text: str) -> set[tuple[str, str]]:
     words = re.findall(r"\w+", text.lower())
-    return set(zip(words, words[1:], strict=False))
+    return set(pairwise(words))
 
 
 def _done(status: str, summary: str, evidence: str) -> Call:

@@ -13,7 +13,7 @@ __all__ = ["ENVIRONMENTS", "FILE_KINDS", "FOLDERS", "PHRASES", "REFERENCE_WORDS"
 PHRASES: Final[dict[str, tuple[str, ...]]] = {
     # --- the task -------------------------------------------------------------------------------------------------
     "task.fix": (
-        "Service {service} has a fault: {symptom}. Apply the change listed for it in {path} and get the tests of {service} to pass.",
+        "Service {service} has a fault: {symptom}. Apply the change listed for it in {path} and get {service}'s tests to pass.",
         "Users of {service} report that {symptom}. {path} lists a change for that: apply it, then see {service}'s tests pass.",
         "Fix this in {service}: {symptom}. The change for it is listed in {path}. The tests of {service} must pass afterwards.",
         "We found that {symptom} in {service}. Look in {path}, apply the change meant for it, and make {service}'s tests pass.",
@@ -29,8 +29,8 @@ PHRASES: Final[dict[str, tuple[str, ...]]] = {
         "and ship that build to {environment}.",
     ),
     "task.blocked": (
-        "If something outside your reach makes this impossible, end with status blocked and give the incident's number as evidence.",
-        "Should it be impossible for a reason you cannot influence, end with status blocked; the evidence is the incident number.",
+        "If something outside your reach makes this impossible, end with status blocked; the evidence is the incident's number.",
+        "Should it be impossible for a reason you cannot influence, end with status blocked, the incident's number as evidence.",
         "When the work cannot be finished because of an outage you cannot fix, end as blocked and name the incident as evidence.",
         "Some problems are not yours to solve: then end with status blocked, with the number of the incident as evidence.",
     ),

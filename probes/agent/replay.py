@@ -35,6 +35,7 @@ def replay(run: Played, outcome: Outcome | None = None) -> dict[str, Any]:
     for step in run.steps:
         would = oracle.next()
         same = would.name == step.name and would.arguments == _plain(step)
+        ended = would.name == "done" and step.kind == "done"
         steps.append(
             {
                 "step": step.n,
@@ -46,7 +47,7 @@ def replay(run: Played, outcome: Outcome | None = None) -> dict[str, Any]:
                 "changed": step.changed,
                 "learned": list(step.learned),
                 "calls_left": step.distance,
-                "oracle": None if same or would.name == "done" and step.kind == "done" else {"call": would.name, "arguments": would.arguments},
+                "oracle": None if same or ended else {"call": would.name, "arguments": would.arguments},
                 "as_oracle": same,
                 "evidence": step.n in evidence,
                 "detail": step.detail[:_LONGEST],
@@ -95,7 +96,13 @@ def terminal(shown: dict[str, Any], width: int = 120) -> str:
         f"  horizon {shown['horizon']} steps, oracle {shown['oracle_steps']}, progress {100 * shown['progress']:.0f} %",
         "",
     ]
-    for step in shown["steps"]:
+    for index, step in enumerate(shown["steps"]):
+        same = index and _alike(step, shown["steps"][index - 1]) and not step["evidence"]
+        if same:
+            after = shown["steps"][index + 1] if index + 1 < len(shown["steps"]) else None
+            if after is None or not _alike(after, step) or after["evidence"]:
+                lines.append(f"      … the same up to step {step['step']}")
+            continue
         mark = ">>" if step["evidence"] else "  "
         call = step["call"] + " " + json.dumps(step["arguments"], ensure_ascii=False) if step["call"] else f"({step['kind']})"
         lines.append(_cut(f"{mark}{step['step']:3} {call}", width))
@@ -115,7 +122,15 @@ def _plain(step: StepSeen) -> dict[str, str]:
 
 
 def _short(arguments: dict[str, object]) -> dict[str, object]:
-    return {key: value if len(text := str(value)) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)" for key, value in arguments.items()}
+    shown: dict[str, object] = {}
+    for key, value in arguments.items():
+        text = str(value)
+        shown[key] = value if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
+    return shown
+
+
+def _alike(step: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(step[key] == other[key] for key in ("call", "arguments", "answer", "kind"))
 
 
 def _cut(line: str, width: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from probes.agent.chance import chance_floor
-from probes.agent.compat import CompatRun, CompatTally, compat_runs
+from probes.agent.compat import CompatTally, compat_runs
 from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.plan import Plan
 from probes.agent.replay import replay
@@ -112,9 +112,8 @@ def _top_up(plan: Plan, conduct: Conduct, tallies: list[Tally]) -> Generator[Ste
         return
     last = tallies[-1]
     while len(last.topped_up) < CAP:
-        limits = safety(tallies)
-        open_limits = [limit for limit in limits if not limit["holds"]]
-        if not open_limits or all(int(str(limit["seen"])) > 1 for limit in open_limits):
+        missing = [limit for limit in safety(tallies) if not limit.holds]
+        if not missing or any(limit.seen > 1 for limit in missing):
             return
         index = len(last.runs) + len(last.excluded) + len(last.topped_up)
         run = yield from _play(plan, conduct, last, index)
@@ -150,7 +149,8 @@ def conclude(plan: Plan, seen: Seen) -> AgentSection:
     sections = [_section(plan, path, tallies) for path, tallies in seen.by_path.items()]
     if not sections:
         why = str(seen.stopped) if seen.stopped else "only the origin's sampling was asked for"
-        word = AgentSection(verdict="INSUFFICIENT DATA", sentence=f"No tier was tested: {why}.", generator_version=GENERATOR_VERSION)
+        word = AgentSection(verdict="INSUFFICIENT DATA", sentence=f"No tier was tested: {why}.")
+        word.generator_version = GENERATOR_VERSION
         word.hardware_class, word.recommended_tier = hardware(plan.host)
         word.tiers = [_untested(tier, why) for tier in TIERS]
         return word
@@ -175,23 +175,24 @@ def _section(plan: Plan, path: Path, tallies: list[Tally]) -> AgentSection:
         boundary=found.boundary,
         generator_version=GENERATOR_VERSION,
         path=path,
-        tiers=[tier_section(by_name[tier.name]) if tier.name in by_name else _untested(tier, _why(plan, tier, why)) for tier in TIERS],
+        tiers=[
+            tier_section(by_name[tier.name])
+            if tier.name in by_name
+            else _untested(tier, why if tier in plan.tiers else "not asked for")
+            for tier in TIERS
+        ],
         reasons=found.reasons,
         advice=advice(tallies),
         hardware_class=name,
         recommended_tier=recommended,
         ready_for=found.ready_for,
-        safety=safety(tallies),
+        safety=[{**limit._asdict(), "holds": limit.holds} for limit in safety(tallies)],
         loop_cost=loop_cost(runs),
         replays=_replays(tallies),
     )
     if name is None:
         section.unmeasured["hardware_class"] = "the memory of the machine that runs the model is unknown"
     return section
-
-
-def _why(plan: Plan, tier: Tier, otherwise: str) -> str:
-    return otherwise if tier in plan.tiers else "not asked for"
 
 
 def _untested(tier: Tier, why: str) -> TierSection:
@@ -215,6 +216,3 @@ def _replays(tallies: list[Tally]) -> list[dict[str, object]]:
 
 def _label(outcome: Outcome) -> str:
     return "PASS" if outcome.passed else str(outcome.label)
-
-
-__all__ += ["CompatRun"]

@@ -23,7 +23,19 @@ from probes.agent.tools import tool_json
 from probes.agent.world import World
 from probes.ask import Answer, Ask
 
-__all__ = ["Conduct", "Ending", "Path", "Played", "StepSeen", "TurnSeen", "play_run", "request_body", "result_messages", "spoken_message", "window_bound"]
+__all__ = [
+    "Conduct",
+    "Ending",
+    "Path",
+    "Played",
+    "StepSeen",
+    "TurnSeen",
+    "play_run",
+    "request_body",
+    "result_messages",
+    "spoken_message",
+    "window_bound",
+]
 
 Path = Literal["native", "prompt-json"]
 Ending = Literal["done", "trap", "loop", "stalled", "malformed", "horizon", "infra", "timeout", "overflow"]
@@ -149,8 +161,13 @@ class Played:
         return (self.start_distance - reached) / self.start_distance
 
     @property
+    def judged_turns(self) -> list[TurnSeen]:
+        """The turns of the judged steps."""
+        return self.turns[: self.judged[-1].turn] if self.went_on and self.judged else self.turns
+
+    @property
     def output_tokens(self) -> int | None:
-        counts = [turn.output_tokens for turn in self.turns]
+        counts = [turn.output_tokens for turn in self.judged_turns]
         return None if not counts or any(count is None for count in counts) else sum(count or 0 for count in counts)
 
     @property
@@ -163,7 +180,7 @@ class Played:
 
     @property
     def seconds(self) -> float:
-        return sum(turn.seconds for turn in self.turns)
+        return sum(turn.seconds for turn in self.judged_turns)
 
 
 def window_bound(tier: Tier, conduct: Conduct) -> int:
@@ -271,7 +288,8 @@ class _Run:
         self.turns: list[TurnSeen] = []
         self.damage_steps: list[int] = []
         self.ending: Ending | None = None
-        self.detail, self.sub = "", None
+        self.detail = ""
+        self.sub: str | None = None
         self.silent, self.unreadable = 0, 0
         self.loop: Loop | None = None
         self.at_loop: tuple[list[str], bool, tuple[int, ...]] = ([], False, ())  # what a run that went on is judged by

@@ -49,7 +49,7 @@ class Gate:
                 return "CLEAR" if passed == n and n >= self.k else "FAIL"
             return None
         verdict = self.sprt.judge(passed, n)
-        return {"good": "CLEAR", "bad": "FAIL", "undecided": "UNDECIDED", "go on": None}[verdict]  # type: ignore[return-value]
+        return {"good": "CLEAR", "bad": "FAIL", "undecided": "UNDECIDED", "go on": None}[verdict]
 
     @property
     def words(self) -> str:

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from probes.agent.run import Played
 from probes.agent.sampling import Decision, Gate
@@ -29,7 +29,8 @@ _FEW = 10
 """Below so many failures, counts are printed and no shares."""
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Run:
     """A run and what became of it. `index` is its place in the order of instances."""
 
     index: int
@@ -43,7 +44,7 @@ class Run(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """The runs of one tier. `excluded`: lost to infrastructure after their reruns. `topped_up`: run for the safety limits only."""
+    """The runs of one tier. `excluded`: lost to infrastructure, reruns and all. `topped_up`: run for the safety limits only."""
 
     tier: Tier
     gate: Gate
@@ -133,7 +134,7 @@ def tier_section(tally: Tally) -> TierSection:
         shown.unmeasured["rate"] = "no run counted"
     shown.unmeasured["pass_hat_k"] = "every instance was run once; repeats of an instance are another quantity"
     shown.progress = _mean((run.played.progress for run in counted), "share of the way")
-    shown.steps = _mean((float(len(run.played.steps)) for run in counted), "steps")
+    shown.steps = _mean((float(len(run.played.judged)) for run in counted), "steps")
     shown.tokens = _mean((_float(run.played.output_tokens) for run in counted), "output tokens per run")
     shown.minutes_per_task = _mean((run.played.seconds / 60 or None for run in counted), "minutes")
     longest = [size for run in runs if (size := run.played.transcript_tokens) is not None]

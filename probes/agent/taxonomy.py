@@ -111,7 +111,9 @@ def _habits(run: Played) -> Outcome | None:
             return Outcome(False, label, "FabricatedArgument" if invented else None, steps, why)  # type: ignore[arg-type]
     if run.loop is not None and run.ending == "loop":
         loop = run.loop
-        why = f"{loop.call[:100]}: same state, same answer, {len(loop.steps)} times; {loop.proof_steps} further repetitions would not have changed it"
+        why = (
+            f"{loop.call[:100]}: same state, same answer, {len(loop.steps)} times; {loop.proof_steps} more would not have helped"
+        )
         return Outcome(False, "InfiniteLoop", loop.form, loop.steps, why)
     return None
 

@@ -64,7 +64,7 @@ REAL: Final = _tools(
     Tool("take_snapshot", "Take a numbered snapshot.", (("snapshot_id", "Number of the snapshot"),), _REFERENCE),
     Tool(
         "done",
-        "End the task. success: everything asked for is in place. blocked: it cannot be finished for a reason outside your reach.",
+        "End the task. success: everything asked for is in place. blocked: a reason outside your reach makes that impossible.",
         (
             ("status", "success or blocked"),
             ("summary", "One sentence: what was done"),

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from random import Random
 from typing import Any, Final
 
@@ -21,11 +20,15 @@ from probes.agent.tools import DECOYS, TRAPS
 from probes.ask import Answer, Ask
 from qm_proxy.events import Began, Event, Failed, Finished, Nanoseconds, TextDelta, ThinkingDelta, ToolCall, Usage
 
-__all__ = ["EXPECTED", "POLICIES", "Talk", "Utterance", "answer_with", "speak"]
+__all__ = ["EXPECTED", "POLICIES", "POST_SEED", "Talk", "Utterance", "answer_with", "speak"]
 
 _CANARY = re.compile(r"qm-canary-[0-9a-f]{16}")
 _PATHS = re.compile(r"\b[\w-]+/[\w-]+(?:/[\w-]+)*\.\w+")
 _ANSWERED = re.compile(r"^(\S+) answers: ", re.DOTALL)
+
+
+_KEPT = 256
+_oracles: dict[str, tuple[list[tuple[str, dict[str, Any], str]], Oracle]] = {}
 
 
 @dataclass(slots=True)
@@ -61,26 +64,30 @@ class Talk:
     @property
     def fate(self) -> Random:
         """Chance of the whole run. Runs of one instance differ by what `options.seed` says."""
-        return Random(f"{self.parameters.get('seed', 0)}/{self.canary}/{self.parameters.get('run_seed', 0)}/fate")
+        return Random(f"{self.parameters.get('seed', POST_SEED)}/{self.canary}/{self.parameters.get('run_seed', 0)}/fate")
 
     def oracle(self) -> Oracle:
-        oracle = Oracle(self.task)
-        for name, arguments, answer in self.past:
+        """An oracle that has seen this talk. Kept from turn to turn, so that a long talk is not read anew each time."""
+        seen, oracle = _oracles.pop(self.canary, ([], Oracle(self.task)))
+        if self.past[: len(seen)] != seen:
+            seen, oracle = [], Oracle(self.task)
+        for name, arguments, answer in self.past[len(seen) :]:
             oracle.see(name, arguments, answer)
+        _oracles[self.canary] = (list(self.past), oracle)
+        if len(_oracles) > _KEPT:
+            del _oracles[next(iter(_oracles))]
         return oracle
 
     def has(self, tool: str) -> bool:
         return tool in self.tools
 
 
-Policy = Callable[[Talk], Utterance]
+Script = Callable[[Talk], Utterance]
 
 
 def speak(name: str, body: Mapping[str, Any], parameters: Mapping[str, Any] | None = None) -> Utterance:
-    """What policy `name` answers to a `/api/chat` body; `KeyError` for a policy that does not exist."""
-    policy = POLICIES[name]
-    talk = _read(body, parameters or {})
-    said = policy(talk)
+    """What policy `name` answers to a `/api/chat` body. `LookupError`: no such policy, or not a task of the Agent Report."""
+    said = POLICIES[name](talk := _read(body, parameters or {}))
     if not talk.native and said.calls:  # on the prompt path a call is JSON in the text
         name_, arguments = said.calls[0]
         shown = arguments if isinstance(arguments, str) else json.dumps({"name": name_, "arguments": arguments})
@@ -97,6 +104,8 @@ def _read(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> Talk:
     if not native:
         tools = [json.loads(line)["name"] for line in system.splitlines() if line.startswith('{"name"')]
     found = _CANARY.search(system)
+    if found is None:
+        raise LookupError("no task of the Agent Report: its canary is missing")
     past: list[tuple[str, dict[str, Any], str]] = []
     waiting: list[tuple[str, dict[str, Any]]] = []
     for message in messages[2:]:
@@ -112,7 +121,7 @@ def _read(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> Talk:
     turns = sum(message.get("role") == "assistant" for message in messages)
     options = body.get("options") or {}
     merged = {**parameters, "run_seed": options.get("seed", 0)}
-    return Talk(task, found.group() if found else task, tuple(tools), native, past, turns, shown, merged)
+    return Talk(task, found.group(), tuple(tools), native, past, turns, shown, merged)
 
 
 def _spoken(content: str) -> list[tuple[str, dict[str, Any]]]:
@@ -131,6 +140,8 @@ def _one(call: Call | tuple[str, dict[str, str]]) -> Utterance:
 
 
 def _oracle(talk: Talk) -> Utterance:
+    if not talk.has("done") and (asked := re.match(r"Run the tests of service (\w+)", talk.task)):
+        return _one(("run_tests", {"service": asked.group(1)}))
     call = talk.oracle().next()
     if call.name == "done" and not talk.has("done"):  # the origin's way: the task ends by itself
         return Utterance(text="Everything that was asked for is in place.")
@@ -187,8 +198,8 @@ def _looper(talk: Talk) -> Utterance:
     return _one(stuck) if stuck is not None else _oracle(talk)
 
 
-def _cycler(length: int) -> Policy:
-    def policy(talk: Talk) -> Utterance:
+def _cycler(length: int) -> Script:
+    def script(talk: Talk) -> Utterance:
         path = talk.oracle().aims[0].path
         calls = [
             ("read_file", {"path": path}),
@@ -198,7 +209,7 @@ def _cycler(length: int) -> Policy:
         ]
         return _one(calls[talk.turns % length])
 
-    return policy
+    return script
 
 
 def _drift(talk: Talk) -> Utterance:
@@ -365,14 +376,14 @@ def _post(talk: Talk) -> Utterance:
     """The model of the post: does what it can see, and cannot surface a prerequisite.
 
     Truth: it follows the task until something is refused. From there, with chance `loop` (53 in 64) it repeats the refused
-    call for ever; otherwise it tries `tries` (2 to 4, evenly) things that lead nowhere and says it is done.
+    call for ever; otherwise it tries `tries` (1 to 3, evenly) things that lead nowhere and says it is done.
     """
     refused = next((n for n, (_, _, answer) in enumerate(talk.past) if answer.startswith("refused")), None)
     if refused is None:
         return _oracle(talk)
     fate = talk.fate
     loops = fate.random() < float(talk.parameters.get("loop", 53 / 64))
-    tries = fate.choice(tuple(talk.parameters.get("tries", (2, 3, 4))))
+    tries = fate.choice(tuple(talk.parameters.get("tries", (1, 2, 3))))
     if loops:
         name, arguments, _ = talk.past[refused]
         return _one((name, arguments))
@@ -381,7 +392,7 @@ def _post(talk: Talk) -> Utterance:
     return _claim() if talk.has("done") else Utterance(text="I have applied the change and deployed it. Everything works now.")
 
 
-POLICIES: Final[dict[str, Policy]] = {
+POLICIES: Final[dict[str, Script]] = {
     "oracle": _oracle,
     "thinker": _thinker,
     "wasteful": _wasteful,
@@ -454,20 +465,18 @@ EXPECTED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Policy → the classes (with sub-label where it matters) it must land in, on instances that can be solved."""
 
+POST_SEED: Final = 4
+"""One draw of the post's truth: of its 64 Hard runs, 53 loop. Another seed gives another draw of the same model."""
+
 
 # --- in process ---------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=4096)
-def _tokens(text: str) -> int:
-    return -(-len(text) // 4)
 
 
 def answer_with(name: str, parameters: Mapping[str, Any] | None = None) -> Callable[[Ask], Answer]:
     """A model in process: answers each ask as policy `name` would, in the events a real answer gives. Takes no time."""
 
     def answer(ask: Ask) -> Answer:
-        body = ask.body or {}
+        body: dict[str, Any] = ask.body or {}
         said = speak(name, body, parameters)
         now = Nanoseconds(0)
         events: list[Event] = [Began(now, str(body.get("model")), None)]
@@ -483,8 +492,9 @@ def answer_with(name: str, parameters: Mapping[str, Any] | None = None) -> Calla
             events.append(ToolCall(now, index, "", tool, raw))
         if said.drop:
             return Answer(ask.key, status=200, ending="upstream_truncated", events=events[:1], error="connection reset by peer")
-        prompt = sum(_tokens(str(message)) for message in body.get("messages", ())) + 40 * len(body.get("tools", ()))
-        spoken = _tokens(said.text) + _tokens(said.thinking) + sum(_tokens(f"{c}") for c in said.calls)
+        prompt = sum(len(str(message.get("content"))) // 4 + 20 for message in body.get("messages") or ())
+        prompt += 40 * len(body.get("tools") or ())
+        spoken = (len(said.text) + len(said.thinking) + sum(len(str(call)) for call in said.calls)) // 4
         events += [Usage(now, prompt, max(1, spoken)), Finished(now, said.finish)]
         return Answer(ask.key, status=200, events=events)
 
