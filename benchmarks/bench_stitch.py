@@ -76,7 +76,7 @@ def run(seed: int, at_once: int, conversations: int, *, ids: bool) -> tuple[list
             done.append((step.ask, opened))
         else:
             opened = opens.pop(step.number)
-            answer = sessions.answer(opened.id)
+            watch = sessions.watch(opened.id)
             reply = step.ask.reply
             events = [Began(step.t_ns, None, reply.response_id or None), ThinkingDelta(step.t_ns, reply.thinking)]
             events += [TextDelta(step.t_ns, word) for word in reply.text.split("<>")]
@@ -85,9 +85,9 @@ def run(seed: int, at_once: int, conversations: int, *, ids: bool) -> tuple[list
             ]
             record = closing(opened, step)
             began = time.perf_counter()
-            if answer is not None:
+            if watch is not None:
                 for event in events:
-                    answer.see(event)
+                    watch.see(event)
             sessions.closed(record)
             spent += time.perf_counter() - began
     return done, spent, sessions

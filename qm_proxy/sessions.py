@@ -1,30 +1,34 @@
 """The owner of what spans exchanges: which session each belongs to, what its turn adds, and what that cost.
 
+    sinks.opened ─▶ Sessions.opened ─▶ opened.placed          first in wiring's list: every later sink finds it set
+    exchange     ─▶ Sessions.watch  ─▶ a Detector             gathers the answer, finds what only its whole history shows
+    sinks.closed ─▶ Sessions.closed ─▶ placed, completed
+
 Rules that hold here:
 
-- Decided when an exchange opens (`opened.placed`), completed when it closes; between the two an `Answer` listens. Fed with
-  `Opened` and `Record` in the order in which they happen; no clock, no I/O, never waits.
+- A session is decided when an exchange opens, before anything is answered, and completed when it closes. Fed in the order in
+  which things happen; no clock, no I/O, never waits.
 - A session's wall time is split without rest or overlap: model while any of its exchanges is in flight; else tools when the
   next request brings results, user when it brings a user's words. Sub-agents work inside their parent's wait: model time.
-- Memory is bounded: sessions and marks by the stitcher, former prompts by `PROMPT_CHARACTERS`, exchanges in flight by count.
+- Memory is bounded: sessions and marks by `measure.known`, former prompts by `PROMPT_CHARACTERS`, exchanges in flight by count.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qm_proxy.events import Asked, Nanoseconds
+from qm_proxy.events import Asked, Cut, Event, Failed, Finished, Nanoseconds, Usage
 from qm_proxy.findings import Finding, Severity
 from qm_proxy.measure.known import LIVE_S, LIVE_SESSIONS, Place, Trajectory, scope_of
 from qm_proxy.measure.prefix import Prompt, compare, price
 from qm_proxy.measure.stitching import ClientIds, Match, Stitcher
 from qm_proxy.measure.trajectory import Answer, EmittedCall, History, Marker, ReturnedResult
-from qm_proxy.record import Opened, Placed, Prefix, Record, Turnaround
+from qm_proxy.record import Opened, Placed, Prefix, Progress, Record, Turnaround
 
-__all__ = ["Sessions", "client_ids"]
+__all__ = ["Sessions", "Watch", "client_ids"]
 
 PROMPT_CHARACTERS = 32 * 1024 * 1024
 """Former requests' text held to find the first difference; beyond, only the message that differs is known."""
@@ -71,14 +75,18 @@ def client_ids(client: str, hints: Mapping[str, str]) -> ClientIds:
 
 @dataclass(slots=True)
 class _InFlight:
-    opened: Opened
+    t_ns: Nanoseconds
+    placed: Placed
     match: Match
     answer: Answer
+    told: list[Finding]  # found when it opened, not yet told
 
 
 class Sessions:
-    """Gives every generation its session, trajectory and turn. `key`: the installation's secret; `new_id`: makes session ids
-    from the exchange's own id's time. Not a Sink: it answers, and what it answers goes to the sinks."""
+    """Gives every generation its session, trajectory and turn. A Sink, to be the first of them.
+
+    `key`: the installation's secret; `new_id`: the opening exchange's id → the id of a session.
+    """
 
     def __init__(
         self,
@@ -101,15 +109,11 @@ class Sessions:
 
     # --- when an exchange opens ---------------------------------------------------------------------------------------
 
-    def opened(self, opened: Opened) -> list[Finding]:
-        """Place it: sets `opened.placed` (None: no generation, or its request could not be read). Call before any sink."""
+    def opened(self, opened: Opened) -> None:
+        """Place it: sets `opened.placed` (None: no generation, or its request could not be read)."""
         asked = opened.asked
-        if (
-            asked is None
-            or asked.operation not in ("chat", "text_completion")
-            or not (asked.messages or asked.previous_response_id)
-        ):
-            return []
+        if asked is None or asked.operation not in _GENERATIONS or not (asked.messages or asked.previous_response_id):
+            return
         ids = client_ids(opened.client, {**(asked.hints or {}), **opened.hints})
         match = self.stitcher.place(opened, asked, ids)
         t = match.trajectory
@@ -128,18 +132,23 @@ class Sessions:
         placed.results = self._returned(match, opened)
         self._wait(match, placed, opened.t_ns)
         placed.prefix = self._prefix(match, asked)
-        self._in_flight[opened.id] = _InFlight(opened, match, Answer(self.marker))
+        self._in_flight[opened.id] = _InFlight(opened.t_ns, placed, match, Answer(self.marker), [])
         if len(self._in_flight) > _IN_FLIGHT:
             _, lost = self._in_flight.popitem(last=False)
             lost.match.trajectory.open -= 1
             lost.match.trajectory.session.in_flight -= 1
             self.abandoned += 1
-        return []
 
-    def answer(self, exchange_id: str) -> Answer | None:
-        """Who must see the events of this exchange's answer; None when it belongs to no session."""
+    def watch(self, exchange_id: str) -> Watch | None:
+        """The detector that this exchange's answer must pass; None when it belongs to no session."""
         entry = self._in_flight.get(exchange_id)
-        return None if entry is None else entry.answer
+        return None if entry is None else Watch(entry)
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing spans a stream in flight."""
+
+    def found(self, finding: Finding) -> None:
+        """What others found belongs to their exchange."""
 
     @staticmethod
     def _new_messages(match: Match, asked: Asked) -> int:
@@ -193,69 +202,23 @@ class Sessions:
 
     # --- when it closes -----------------------------------------------------------------------------------------------
 
-    def closed(self, record: Record) -> list[Finding]:
-        """Complete `record.opened.placed`, and answer with what its turn as a whole shows. Call before any sink."""
+    def closed(self, record: Record) -> None:
+        """Complete its `Placed`, and expect the request that will follow."""
         entry = self._in_flight.pop(record.id, None)
         if entry is None:
-            return []
-        opened, match = entry.opened, entry.match
-        placed = opened.placed
-        assert placed is not None
-        ended_ns = opened.t_ns + round(record.total_s * 1e9)
-        session = match.trajectory.session
+            return
+        placed, match = entry.placed, entry.match
+        session, t = match.trajectory.session, match.trajectory
+        ended_ns = entry.t_ns + round(record.total_s * 1e9)
         session.in_flight -= 1
         placed.model_s = max(0, ended_ns - session.covered_ns) / 1e9
         session.covered_ns = max(session.covered_ns, ended_ns)
         whole = record.ending == "complete"
         placed.expected = self.stitcher.answered(match, record.id, entry.answer, whole=whole, ended_ns=ended_ns)
-        if match.trajectory.exchange_id == record.id:
-            match.trajectory.pending = [(record.id, call) for call in entry.answer.calls]
-        if placed.prefix is None:
-            return []
-        price(placed.prefix, input_tokens=record.input_tokens, prefill_s=record.prefill_s)
-        return self._broken(match, placed, record, Nanoseconds(ended_ns))
-
-    def _broken(self, match: Match, placed: Placed, record: Record, t_ns: Nanoseconds) -> list[Finding]:
-        """The client changed what it had sent before, and the server had to evaluate the rest of it again."""
-        prefix = placed.prefix
-        assert prefix is not None
-        lost = min(prefix.previous_characters, prefix.characters) - prefix.common_characters
-        if (
-            prefix.broken_at is None
-            or placed.relation not in ("next", "rewrite", "retry")
-            or lost < max(_BROKEN_CHARACTERS, _BROKEN_SHARE * prefix.previous_characters)
-            or record.ending in ("upstream_error", "upstream_unreachable")
-        ):
-            return []
-        t = match.trajectory
-        t.breaks += 1
-        if t.breaks & (t.breaks - 1):  # told at the first, second, fourth, eighth …; every turn keeps its own numbers
-            return []
-        severity: Severity = "suspect" if prefix.lost_s is not None and prefix.lost_s >= _COSTLY_S else "info"
-        return [
-            Finding(
-                kind="cache.broken",
-                severity=severity,
-                summary=_broken_summary(placed, prefix),
-                t_ns=t_ns,
-                evidence={
-                    "where": prefix.broken_at,
-                    "message": prefix.message,
-                    "role": prefix.role,
-                    "character": prefix.character,
-                    "common_messages": prefix.common_messages,
-                    "previous_messages": prefix.previous_messages,
-                    "reused_share": round(prefix.common_characters / prefix.previous_characters, 4),
-                    "lost_characters": lost,
-                    "lost_s": None if prefix.lost_s is None else round(prefix.lost_s, 6),
-                    "cached_tokens": record.cached_tokens,
-                    "times": t.breaks,
-                },
-                tokens_wasted=prefix.lost_tokens,
-                exchange_id=record.id,
-                session_id=placed.session_id,
-            )
-        ]
+        if t.exchange_id == record.id:
+            t.pending = [(record.id, call) for call in entry.answer.calls]
+        if placed.prefix is not None:
+            price(placed.prefix, input_tokens=record.input_tokens, prefill_s=record.prefill_s)
 
     # --- after a restart ----------------------------------------------------------------------------------------------
 
@@ -292,6 +255,74 @@ class Sessions:
             "held_characters": self._held,
             "abandoned": self.abandoned,
         }
+
+
+class Watch:
+    """Sees one exchange's answer for its session. A Detector: bounded, no clock, never raises."""
+
+    def __init__(self, entry: _InFlight) -> None:
+        self._entry = entry
+        self._usage: Usage | None = None
+
+    def see(self, event: Event) -> Iterable[Finding]:
+        entry = self._entry
+        entry.answer.see(event)
+        if entry.told:
+            told, entry.told = entry.told, []
+            return told
+        if type(event) is Usage:
+            self._usage = event
+        elif type(event) is Finished or type(event) is Cut or type(event) is Failed:
+            return self._over(event.t_ns, failed=type(event) is Failed)
+        return ()
+
+    def _over(self, t_ns: Nanoseconds, *, failed: bool) -> Iterable[Finding]:
+        """The answer is over: whether the client's own changes made the server work again, and how much."""
+        placed = self._entry.placed
+        prefix = placed.prefix
+        if prefix is None or failed or not _broke(placed, prefix):
+            return ()
+        usage = self._usage
+        input_tokens = None if usage is None or usage.estimated else usage.input_tokens
+        price(
+            prefix,
+            input_tokens=input_tokens,
+            prefill_s=None if usage is None or usage.prefill_ns is None else usage.prefill_ns / 1e9,
+        )
+        t = self._entry.match.trajectory
+        t.breaks += 1
+        if t.breaks & (t.breaks - 1):  # told at the first, second, fourth, eighth …; every turn keeps its own numbers
+            return ()
+        severity: Severity = "suspect" if prefix.lost_s is not None and prefix.lost_s >= _COSTLY_S else "info"
+        evidence: dict[str, object] = {
+            "where": prefix.broken_at,
+            "message": prefix.message,
+            "role": prefix.role,
+            "character": prefix.character,
+            "common_messages": prefix.common_messages,
+            "previous_messages": prefix.previous_messages,
+            "reused_share": round(prefix.common_characters / prefix.previous_characters, 4),
+            "lost_characters": _lost(prefix),
+            "lost_s": None if prefix.lost_s is None else round(prefix.lost_s, 6),
+            "cached_tokens": None if usage is None else usage.cached_tokens,
+            "times": t.breaks,
+        }
+        summary = _broken_summary(placed, prefix)
+        return (Finding("cache.broken", severity, summary, t_ns, evidence, tokens_wasted=prefix.lost_tokens),)
+
+
+def _lost(prefix: Prefix) -> int:
+    """Characters that the previous prompt had, that this one has too or has changed, and that could not be reused."""
+    return min(prefix.previous_characters, prefix.characters) - prefix.common_characters
+
+
+def _broke(placed: Placed, prefix: Prefix) -> bool:
+    """The client changed what it had sent before, on a turn that should only have added to it, and that is worth telling."""
+    return (
+        prefix.broken_at is not None
+        and placed.relation in ("next", "rewrite", "retry")
+        and _lost(prefix) >= max(_BROKEN_CHARACTERS, _BROKEN_SHARE * prefix.previous_characters)
+    )
 
 
 def _waiting_for(result: ReturnedResult, waiting: list[tuple[str, EmittedCall]]) -> int | None:
