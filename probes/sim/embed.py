@@ -21,7 +21,7 @@ def vector(text: str, dimensions: int) -> list[float]:
     total = [0.0] * dimensions
     for word in sorted({*text.lower().split(), text}):
         rng = Random(f"embedding/{word}")
-        for _ in range(min(16, dimensions)):
+        for _ in range(min(64, dimensions)):
             total[rng.randrange(dimensions)] += rng.gauss(0, 1)
     length = math.sqrt(sum(x * x for x in total)) or 1.0
     return [struct.unpack("f", struct.pack("f", x / length))[0] for x in total]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -49,6 +49,7 @@ class Engine:
     scheduler: Scheduler
     speed: float
     seed: int
+    changed: Callable[[], None]
 
     async def run(
         self,
@@ -81,6 +82,8 @@ class Engine:
             self.scheduler.release(runner)
 
     async def _runner(self, persona: Persona, ask: Ask, launch: Launch, truth: RequestTruth) -> Runner:
+        truth.phase = "loading"
+        self.changed()
         try:
             runner, truth.load_ns, truth.reload, truth.evicted = await self.scheduler.acquire(
                 persona, ask.model, launch, ask.keep_alive_s
@@ -160,8 +163,12 @@ class _Generation:
         truth.note = said.note
         wrong = said.misbehaviour
         queued_ns = time.monotonic_ns()
+        truth.phase = "queued"
+        engine.changed()
         slot = await self.runner.slot()
         truth.queue_ns = time.monotonic_ns() - queued_ns
+        truth.phase = "prefill"
+        engine.changed()
         held = True
         batch_end_ns = 0
         decoding = False
@@ -180,6 +187,8 @@ class _Generation:
                 truth.ending = "crash"
                 raise Refusal(500, wrong.error_before, streaming=self.ask.streamed)
             decoding = True
+            truth.phase = "decode"
+            engine.changed()
             stream = _Stream(self, said, fitted, prefill_ns, due, rng)
             await stream.run()
         except asyncio.CancelledError:
@@ -422,6 +431,8 @@ class _Stream:
 
         def written(t_ns: int) -> None:
             g.truth.wrote(t_ns, records, tokens)
+            if len(g.truth.written_ns) == 1:
+                g.engine.changed()
 
         if self._held:
             flushes = self._held + flushes

@@ -113,7 +113,7 @@ class Answer(BaseModel):
 
     model_config = _STATED
 
-    thinking: str | None = None
+    thinking: str | tuple[str, ...] | None = Field(default=None, description="a list: already cut, one token each")
     text: str | None = None
     pieces: tuple[str, ...] = Field(default=(), description="the text, already cut: one token each")
     tokens: PositiveInt | None = Field(default=None, description="prose of exactly this many tokens")

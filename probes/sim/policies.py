@@ -187,4 +187,6 @@ def scripted(answer: Answer, match: re.Match[str] | None, rng: Random) -> Said:
         shown = arguments if isinstance(arguments, str) else encode(arguments)
         calls.append(Call(str(call.get("name", "")), filled(shown)))
     wrong: Misbehaviour | None = answer.misbehave
-    return Said(text * answer.repeat, pieces(filled(answer.thinking)) if answer.thinking else (), calls, wrong, note="rule")
+    thought = answer.thinking or ()
+    thinking = pieces(filled(thought)) if isinstance(thought, str) else list(thought)
+    return Said(text * answer.repeat, thinking, calls, wrong, note="rule")

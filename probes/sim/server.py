@@ -87,7 +87,8 @@ class SimulatedOllama:
         loop = asyncio.get_running_loop()
         metronome = self._metronome = Metronome(loop)
         self.scheduler = Scheduler(metronome, rng=Random(f"{self._seed}/scheduler"), **self._limits)
-        engine = Engine(metronome, WallClock(), self.scheduler, self.speed, self._seed)
+        engine = Engine(metronome, WallClock(), self.scheduler, self.speed, self._seed, self.truth.changed)
+        self.scheduler.on_unload = lambda _: self.truth.changed()
         library = Library(self.personas, self.scheduler, self.version)
         self._routes = Routes(engine, library, self._speakers, self.truth)
         try:

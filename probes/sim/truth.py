@@ -6,9 +6,11 @@ the socket. Planned times stand beside them: what the persona's law wanted. Boun
 
 from __future__ import annotations
 
+import asyncio
 import json
 from array import array
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +37,7 @@ class RequestTruth:
     persona: str | None = None
     streamed: bool | None = None
     status: int | None = None
+    phase: str = "received"  # then loading, queued, prefill, decode: where it is, or was when it ended
     ending: str | None = None  # complete, refused, load, unload, client_left, crash, cut, no_done, repeat, silent, hung
     finish: str | None = None  # stop, length
     note: str = ""  # policy, planted fault, "found"/"missed" of the Audit
@@ -86,19 +89,46 @@ class Truth:
         self.requests: deque[RequestTruth] = deque(maxlen=KEPT)
         self._file: TextIO | None = file.open("a", encoding="utf-8", buffering=1) if file is not None else None
         self._count = 0
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def opened(self, connection: int, method: str, path: str, received_ns: int) -> RequestTruth:
         request = RequestTruth(self._count, connection, method, path, received_ns)
         self._count += 1
         self.requests.append(request)
+        self.changed()
         return request
 
     def closed(self, request: RequestTruth, t_ns: int) -> None:
         if request.ended_ns is not None:
             return
         request.ended_ns = t_ns
+        self.changed()
         if self._file is not None:
             self._file.write(json.dumps(request.as_dict(), ensure_ascii=False) + "\n")
+
+    def changed(self) -> None:
+        """Something happened that `when` may wait for: a request came, queued, wrote its first byte, ended; a runner left."""
+        if self._waiting:
+            for condition, waiter in list(self._waiting):
+                if not waiter.done() and condition():
+                    waiter.set_result(None)
+
+    async def when(self, condition: Callable[[], bool]) -> None:
+        """Wait until this is true of the log or the server. Judged at each `changed`."""
+        if condition():
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (condition, waiter)
+        self._waiting.append(entry)
+        try:
+            await waiter
+        finally:
+            self._waiting.remove(entry)
+
+    async def ended(self, n: int) -> RequestTruth:
+        """Wait for the end of request `n` (order of arrival), which may not even have come yet."""
+        await self.when(lambda: self._count > n and self[n].ended_ns is not None)
+        return self[n]
 
     def __getitem__(self, n: int) -> RequestTruth:
         """By order of arrival; negative from the newest. Raises IndexError when it is forgotten or was never there."""
