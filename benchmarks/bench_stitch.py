@@ -9,15 +9,20 @@ pairs that belong together the share that we put into one session (recall). `--w
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from mixtures import Ask, Happening, arguments_text, mixture
-from qm_proxy.events import Asked, Began, Message, OfferedTool, PastCall, TextDelta, ThinkingDelta, ToolCall
+from mixtures import Ask, Happening, arguments_text, encode, mixture
+
+from qm_proxy.events import Began, Event, Nanoseconds, TextDelta, ThinkingDelta, ToolCall
 from qm_proxy.ids import Ids
 from qm_proxy.record import Opened, Record
 from qm_proxy.sessions import Sessions
+from qm_proxy.wire.clients import recognise
+from qm_proxy.wire.request import read_request
+from qm_proxy.wire.routes import route_of
 
 
 @dataclass
@@ -38,28 +43,6 @@ class Score:
         return precision, recall, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def asked_of(ask: Ask, t_ns: int) -> Asked:
-    messages = [
-        Message(
-            turn.role,
-            turn.text,
-            turn.thinking,
-            tuple(PastCall(call.id, call.name, arguments_text(call)) for call in turn.calls),
-            turn.call_id,
-            turn.tool,
-            turn.failed,
-        )
-        for turn in ask.history
-    ]
-    if ask.prompt is not None:
-        messages = [Message("user", ask.prompt)]
-    tools = tuple(OfferedTool(name, "function", b"{}") for name in ask.tools)
-    return Asked(
-        t_ns, ask.dialect, "text_completion" if ask.prompt is not None else "chat", "m", True, tuple(messages), tools,
-        previous_response_id=ask.previous_response_id,
-    )  # fmt: skip
-
-
 def run(seed: int, at_once: int, conversations: int, *, ids: bool) -> tuple[list[tuple[Ask, Opened]], float, Sessions]:
     make = Ids()
     sessions = Sessions(key=b"bench" * 4, new_id=lambda _: make.new(0))
@@ -78,11 +61,10 @@ def run(seed: int, at_once: int, conversations: int, *, ids: bool) -> tuple[list
             opened = opens.pop(step.number)
             watch = sessions.watch(opened.id)
             reply = step.ask.reply
-            events = [Began(step.t_ns, None, reply.response_id or None), ThinkingDelta(step.t_ns, reply.thinking)]
-            events += [TextDelta(step.t_ns, word) for word in reply.text.split("<>")]
-            events += [
-                ToolCall(step.t_ns, i, call.id, call.name, arguments_text(call)) for i, call in enumerate(reply.calls)
-            ]
+            t_ns = Nanoseconds(step.t_ns)
+            events: list[Event] = [Began(t_ns, None, reply.response_id or None), ThinkingDelta(t_ns, reply.thinking)]
+            events += [TextDelta(t_ns, piece) for piece in re.split(r"(?<= )", reply.text)]
+            events += [ToolCall(t_ns, i, call.id, call.name, arguments_text(call)) for i, call in enumerate(reply.calls)]
             record = closing(opened, step)
             began = time.perf_counter()
             if watch is not None:
@@ -94,12 +76,18 @@ def run(seed: int, at_once: int, conversations: int, *, ids: bool) -> tuple[list
 
 
 def opening(step: Happening, *, ids: bool) -> Opened:
+    """The request as the observer gets it: through the wire's own reading of its bytes."""
     ask = step.ask
+    path, fields, body = encode(ask if ids else replace(ask, hints={}))
+    headers = tuple((name.encode(), value.encode()) for name, value in fields.items())
+    route = route_of("POST", path.encode())
+    asked = read_request(route, headers, body, Nanoseconds(step.t_ns))
+    assert not asked.problems, asked.problems
+    seen = recognise(headers, asked)
     return Opened(
-        id=f"exchange {step.number}", t_ns=step.t_ns, started_at="", method="POST", route="/", dialect=ask.dialect,
-        operation="text_completion" if ask.prompt is not None else "chat", model="m", streamed=True, client=ask.client,
-        user_agent=ask.user_agent, origin="client", asked=asked_of(ask, step.t_ns), hints=ask.hints if ids else {},
-        connection=ask.connection,
+        id=f"exchange {step.number}", t_ns=Nanoseconds(step.t_ns), started_at="", method="POST", route=route.path,
+        dialect=route.dialect, operation=route.operation, model=asked.model, streamed=True, client=seen.client,
+        user_agent=seen.user_agent, origin=seen.origin, asked=asked, hints=seen.hints, connection=ask.connection,
     )  # fmt: skip
 
 
@@ -109,6 +97,18 @@ def closing(opened: Opened, step: Happening) -> Record:
     values |= {"id": opened.id, "total_s": (step.t_ns - opened.t_ns) / 1e9, "opened": opened, "findings": [], "tool_calls": []}
     values["ending"] = "complete" if step.ask.reply.ok else "client_disconnect"
     return Record(**values)
+
+
+def show(seed: int, done: list[tuple[Ask, Opened]], owner: dict[int, str]) -> None:
+    """Print what went wrong: exchanges outside the session that holds most of theirs, and sessions that are one to us."""
+    for ask, opened in done:
+        placed = opened.placed
+        if placed is not None and placed.session_id != owner[ask.session]:
+            what = f"{ask.client} {ask.line}/{ask.kind} → {placed.relation} by {placed.source}"
+            print(f"seed {seed} {opened.id}, session {ask.session}: {what}, {len(ask.history)} messages")
+    for found, n in Counter(owner.values()).items():
+        if n > 1:
+            print(f"seed {seed} merged: {[session for session, home in owner.items() if home == found]}")
 
 
 def main() -> None:
@@ -121,7 +121,6 @@ def main() -> None:
     args = parser.parse_args()
     scores: dict[str, Score] = defaultdict(Score)
     relations: Counter[tuple[str, str]] = Counter()
-    lines: dict[str, Score] = defaultdict(Score)
     exchanges, spent = 0, 0.0
     for seed in range(args.seeds):
         done, took, _ = run(seed, args.at_once, args.conversations, ids=not args.without_ids)
@@ -136,16 +135,7 @@ def main() -> None:
             relations[(ask.kind if ask.line != "subagent" or ask.kind != "start" else "subagent", opened.placed.relation)] += 1
             homes[ask.session][opened.placed.session_id] += 1
         if args.show:
-            owner = {}
-            for session, home in homes.items():
-                owner[session] = home.most_common(1)[0][0]
-            for ask, opened in done:
-                placed = opened.placed
-                if placed.session_id != owner[ask.session]:
-                    print(f"seed {seed} {opened.id}: session {ask.session} {ask.client} {ask.line}/{ask.kind} "
-                          f"→ {placed.relation} {placed.source} n={len(ask.history)} first={ask.history[1].text[:40] if len(ask.history)>1 else ''!r}")
-            for other in {s for s in owner.values() if list(owner.values()).count(s) > 1}:
-                print("seed", seed, "merged", [s for s, o in owner.items() if o == other])
+            show(seed, done, {session: home.most_common(1)[0][0] for session, home in homes.items()})
     print(f"{exchanges} exchanges, {args.at_once} conversations at once, client ids {'withheld' if args.without_ids else 'sent'}")
     print(f"{'':24}{'precision':>10}{'recall':>10}{'F1':>10}")
     for name, score in scores.items():

@@ -493,5 +493,120 @@ def mixture(
             push(t_ns + gap(0.2, 30), ("close", (exchange, step, line, then), None))
 
 
+# --- on the wire ------------------------------------------------------------------------------------------------------
+
+
 def arguments_text(call: Call) -> str:
     return json.dumps(call.arguments)
+
+
+def encode(ask: Ask) -> tuple[str, dict[str, str], bytes]:
+    """Path, headers and body of the request, as a client of its dialect sends it."""
+    body: dict[str, Any] = {"model": "m", "stream": True}
+    headers = {"Content-Type": "application/json", "User-Agent": ask.user_agent, **ask.hints}
+    if ask.dialect == "openai-completions":
+        return "/v1/completions", headers, json.dumps(body | {"prompt": ask.prompt}).encode()
+    path = {
+        "ollama": "/api/chat",
+        "openai-chat": "/v1/chat/completions",
+        "openai-responses": "/v1/responses",
+        "anthropic": "/v1/messages",
+    }[ask.dialect]
+    write = {"ollama": _native, "openai-chat": _chat, "openai-responses": _responses, "anthropic": _anthropic}[ask.dialect]
+    body |= write(ask)
+    return path, headers, json.dumps(body).encode()
+
+
+def _function(name: str) -> dict[str, Any]:
+    return {"name": name, "description": f"Does {name}.", "parameters": {"type": "object", "properties": {}}}
+
+
+def _native(ask: Ask) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = []
+    for turn in ask.history:
+        message: dict[str, Any] = {"role": turn.role, "content": turn.text}
+        if turn.thinking:
+            message["thinking"] = turn.thinking
+        if turn.calls:
+            message["tool_calls"] = [{"function": {"name": call.name, "arguments": call.arguments}} for call in turn.calls]
+        if turn.role == "tool":
+            message["tool_name"] = turn.tool
+        messages.append(message)
+    tools = [{"type": "function", "function": _function(name)} for name in ask.tools]
+    return {"messages": messages, **({"tools": tools} if tools else {})}
+
+
+def _chat(ask: Ask) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = []
+    for turn in ask.history:
+        message: dict[str, Any] = {"role": turn.role, "content": turn.text or None}
+        if turn.thinking:
+            message["reasoning"] = turn.thinking
+        if turn.calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_text(call)}}
+                for call in turn.calls
+            ]
+        if turn.role == "tool":
+            message |= {"tool_call_id": turn.call_id, "content": turn.text}
+        messages.append(message)
+    tools = [{"type": "function", "function": _function(name)} for name in ask.tools]
+    return {"messages": messages, **({"tools": tools} if tools else {})}
+
+
+def _responses(ask: Ask) -> dict[str, Any]:
+    items: list[dict[str, Any]] = []
+    system = None
+    for turn in ask.history:
+        if turn.role == "system":
+            system = turn.text
+        elif turn.role == "tool":
+            items.append({"type": "function_call_output", "call_id": turn.call_id, "output": turn.text})
+        else:
+            if turn.thinking:
+                items.append({"type": "reasoning", "summary": [{"type": "summary_text", "text": turn.thinking}]})
+            if turn.text:
+                kind = "output_text" if turn.role == "assistant" else "input_text"
+                items.append({"type": "message", "role": turn.role, "content": [{"type": kind, "text": turn.text}]})
+            items += [
+                {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments_text(call)}
+                for call in turn.calls
+            ]
+    tools = [{"type": "function", **_function(name)} for name in ask.tools]
+    body: dict[str, Any] = {"input": items, **({"tools": tools} if tools else {})}
+    if system is not None:
+        body["instructions"] = system
+    if ask.previous_response_id is not None:
+        body["previous_response_id"] = ask.previous_response_id
+    return body
+
+
+def _anthropic(ask: Ask) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = []
+    system = None
+    for turn in ask.history:
+        if turn.role == "system":
+            system = [{"type": "text", "text": turn.text, "cache_control": {"type": "ephemeral"}}]
+            continue
+        blocks: list[dict[str, Any]] = []
+        if turn.role == "tool":
+            blocks.append(
+                {"type": "tool_result", "tool_use_id": turn.call_id, "content": turn.text, "is_error": bool(turn.failed)}
+            )
+        if turn.thinking:
+            blocks.append({"type": "thinking", "thinking": turn.thinking, "signature": ""})
+        if turn.text and turn.role != "tool":
+            blocks.append({"type": "text", "text": turn.text})
+        blocks += [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in turn.calls]
+        role = "user" if turn.role == "tool" else turn.role
+        if messages and messages[-1]["role"] == role == "user" and turn.role == "tool":
+            messages[-1]["content"] += blocks  # results of calls made at once come in one message
+        else:
+            messages.append({"role": role, "content": blocks or [{"type": "text", "text": ""}]})
+    tools = [{"name": n, "description": f"Does {n}.", "input_schema": {"type": "object", "properties": {}}} for n in ask.tools]
+    return {
+        "messages": messages,
+        "max_tokens": 999,
+        **({"system": system} if system else {}),
+        **({"tools": tools} if tools else {}),
+    }
