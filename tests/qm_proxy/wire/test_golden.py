@@ -1,0 +1,250 @@
+"""Recorded and composed exchanges, end to end: two byte streams in, what was asked and what was answered out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qm_proxy.events import Asked, Event, Nanoseconds
+from qm_proxy.wire.clients import recognise
+from qm_proxy.wire.coding import ContentDecoder
+from qm_proxy.wire.decoder import Decoder
+from qm_proxy.wire.dialects import decoder_for
+from qm_proxy.wire.http import (
+    Broken,
+    Headers,
+    HttpConnection,
+    HttpEvent,
+    RequestBody,
+    RequestEnd,
+    RequestHead,
+    ResponseBody,
+    ResponseEnd,
+    ResponseHead,
+)
+from qm_proxy.wire.request import read_request
+from qm_proxy.wire.routes import Route, route_of
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "wire"
+CASES = sorted(str(path.relative_to(GOLDEN))[: -len(".request.bin")] for path in GOLDEN.glob("*/*.request.bin"))
+
+
+class Reading:
+    """What an observer makes of one exchange: the smallest one possible."""
+
+    def __init__(self) -> None:
+        self.told: list[list[Any]] = []
+        self.asked: Asked | None = None
+        self._route: Route | None = None
+        self._head: RequestHead | None = None
+        self._body: list[bytes] = []
+        self._decoder: Decoder | None = None
+        self._coding = ContentDecoder("identity")
+
+    def see(self, events: list[HttpEvent]) -> None:
+        for event in events:
+            match event:
+                case RequestHead():
+                    self._head = event
+                    self._route = route_of(event.method, event.target)
+                    self.told.append(["Route", dict(self._route._asdict())])
+                case RequestBody(data=data):
+                    self._body.append(data)
+                case RequestEnd():
+                    self._ask(event.t_ns)
+                case ResponseHead():
+                    self._answer(event)
+                case ResponseBody(data=data):
+                    assert self._decoder is not None
+                    self._add(self._decoder.feed(self._coding.feed(data), event.t_ns))
+                case ResponseEnd():
+                    self._end(event)
+                case Broken():
+                    self.told.append(["Broken", {"side": event.side}])
+                case _:
+                    raise AssertionError(event)
+
+    def _ask(self, t_ns: Nanoseconds) -> None:
+        assert self._head is not None
+        assert self._route is not None
+        body = b"".join(self._body)
+        if body:
+            self.asked = read_request(self._route, self._head.headers, body, t_ns)
+            self.told.append(["Asked", plain(self.asked)])
+        self.told.append(["ClientSeen", plain(recognise(self._head.headers, self.asked))])
+
+    def _answer(self, event: ResponseHead) -> None:
+        assert self._route is not None
+        streamed = self._route.streams_by_default if self.asked is None else self.asked.streamed
+        kind = _header(event.headers, b"content-type")
+        self._coding = ContentDecoder(_header(event.headers, b"content-encoding") or "")
+        self._decoder = decoder_for(self._route, streamed=streamed, status=event.status, content_type=kind)
+        self.told.append(["ResponseHead", {"status": event.status, "decoder": type(self._decoder).__name__}])
+
+    def _end(self, event: ResponseEnd) -> None:
+        if self._decoder is not None:
+            self._add(self._decoder.close("complete" if event.clean else "upstream_truncated", event.t_ns))
+        self.told.append(["ResponseEnd", {"clean": event.clean, "how": event.how}])
+
+    def _add(self, events: list[Event]) -> None:
+        self.told += [[type(event).__name__, plain(event)] for event in events]
+
+
+def _header(headers: Headers, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), None)
+
+
+def plain(value: Any) -> Any:
+    """JSON of a dataclass, without times and defaults."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name != "t_ns" and (field.default is dataclasses.MISSING or getattr(value, field.name) != field.default)
+        }
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def read(case: str, request_pieces: list[bytes] | None = None, answer_pieces: list[bytes] | None = None) -> list[list[Any]]:
+    reading, http = Reading(), HttpConnection()
+    t = 0
+    for piece in request_pieces or [(GOLDEN / f"{case}.request.bin").read_bytes()]:
+        reading.see(http.client(piece, Nanoseconds(t := t + 1)))
+    answer = GOLDEN / f"{case}.bin"
+    if answer.exists():
+        for piece in answer_pieces or [answer.read_bytes()]:
+            reading.see(http.upstream(piece, Nanoseconds(t := t + 1)))
+        reading.see(http.upstream_end("eof", Nanoseconds(t + 1)))
+    return reading.told
+
+
+def dump(told: list[list[Any]]) -> str:
+    return "[\n" + ",\n".join(json.dumps(line, ensure_ascii=False) for line in told) + "\n]\n"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case: str, update_golden: bool) -> None:
+    told = read(case)
+    expected = GOLDEN / f"{case}.events.json"
+    if update_golden:
+        expected.write_text(dump(told), encoding="utf-8")
+    assert json.loads(expected.read_text(encoding="utf-8")) == json.loads(dump(told))
+
+
+def test_every_expectation_has_its_bytes() -> None:
+    assert {str(path.relative_to(GOLDEN))[: -len(".events.json")] for path in GOLDEN.glob("*/*.events.json")} == set(CASES)
+    assert len(CASES) > 100
+
+
+# --- any cut ----------------------------------------------------------------------------------------------------------
+
+
+def pieces(data: bytes, marks: list[int]) -> list[bytes]:
+    edges = [0, *sorted({mark % (len(data) + 1) for mark in marks}), len(data)]
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_11_any_cut_gives_the_same_events(case: str) -> None:
+    """Byte by byte for what is short, 40 random cuts otherwise."""
+    rng = random.Random(case)
+    request = (GOLDEN / f"{case}.request.bin").read_bytes()
+    answer = (GOLDEN / f"{case}.bin").read_bytes() if (GOLDEN / f"{case}.bin").exists() else b""
+    cuts = [
+        list(range(len(data))) if len(data) < 2500 else [rng.randrange(len(data)) for _ in range(40)]
+        for data in (request, answer)
+    ]
+    assert dump(read(case, pieces(request, cuts[0]), pieces(answer, cuts[1]))) == dump(read(case))
+
+
+_INTERESTING = [case for case in CASES if (GOLDEN / f"{case}.bin").exists() and not case.startswith(("other", "clients"))]
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(_INTERESTING), st.lists(st.integers(0, 10**6), max_size=12))
+def test_11_any_cut_property(case: str, marks: list[int]) -> None:
+    assert dump(read(case, None, pieces((GOLDEN / f"{case}.bin").read_bytes(), marks))) == dump(read(case))
+
+
+# --- an independent reading -------------------------------------------------------------------------------------------
+
+
+def _dechunked(wire: bytes) -> bytes:
+    head, _, body = wire.partition(b"\r\n\r\n")
+    if b"chunked" not in head:
+        return body
+    out = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        n = int(size, 16)
+        if n == 0:
+            break
+        out += body[:n]
+        body = body[n + 2 :]
+    return out
+
+
+def _naive(case: str) -> tuple[str, str, int]:
+    """(text, thinking, records with either) by json.loads and the obvious places, nothing shared with the decoders."""
+    text: list[str] = []
+    thinking: list[str] = []
+    records = 0
+    body = _dechunked((GOLDEN / f"{case}.bin").read_bytes()).decode()
+    if body.startswith(("data:", "event:")):
+        lines = [line[5:].strip() for line in body.split("\n") if line.startswith("data:")]
+    else:
+        lines = [line for line in body.split("\n") if line.strip()]
+    for line in lines:
+        if line == "[DONE]":
+            continue
+        record = json.loads(line)
+        message = record.get("message") or {}
+        choice = (record.get("choices") or [{}])[0]
+        delta = choice.get("delta") or choice.get("message") or {}
+        said = [
+            message.get("content") if isinstance(message.get("content"), str) else None,
+            record.get("response") if isinstance(record.get("response"), str) else None,
+            delta.get("content"),
+            choice.get("text"),
+            record.get("delta") if record.get("type") == "response.output_text.delta" else None,
+            record["delta"].get("text") if record.get("type") == "content_block_delta" else None,
+        ]
+        for item in record.get("output") or ():
+            said += [part["text"] for part in item.get("content") or ()]
+        if record.get("type") == "message":
+            said += [block.get("text") for block in record["content"]]
+        thought = [
+            message.get("thinking"),
+            record.get("thinking"),
+            delta.get("reasoning"),
+            record.get("delta") if record.get("type") == "response.reasoning_summary_text.delta" else None,
+            record["delta"].get("thinking") if record.get("type") == "content_block_delta" else None,
+        ]
+        text += [part for part in said if part]
+        thinking += [part for part in thought if part]
+        records += any(said) + any(thought)
+    return "".join(text), "".join(thinking), records
+
+
+_RECORDED = [
+    case for case in _INTERESTING if any(mark in case.rpartition("/")[2] for mark in ("chat_", "generate_", "v1_", "queued"))
+]
+
+
+@pytest.mark.parametrize("case", [case for case in _RECORDED if "err_" not in case])
+def test_text_agrees_with_an_independent_reading(case: str) -> None:
+    told = read(case)
+    text, thinking, records = _naive(case)
+    assert "".join(line[1]["text"] for line in told if line[0] == "TextDelta") == text
+    assert "".join(line[1]["text"] for line in told if line[0] == "ThinkingDelta") == thinking
+    assert sum(line[0] in ("TextDelta", "ThinkingDelta") for line in told) == records
