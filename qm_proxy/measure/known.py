@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ _OWNED = 20_000  # marks of one trajectory
 _LINES = 64  # trajectories of one session
 _STANDING = 16  # trajectories remembered at one tip
 _PROMPT_LENGTHS = 256
+_CALL_ID = 8  # characters: shorter ids (call_0, call_12) are counted, not drawn
 _RECALLED = 256  # atoms remembered behind a response id
 
 
@@ -136,6 +137,13 @@ class Known:
         """Whose answer had this id, the chain behind it, and the last atoms up to there."""
         return self._responses.get(self.marker.name(f"response\0{response_id}"))
 
+    def caller(self, call_id: str) -> Trajectory | None:
+        """Whose answer made the call with this id; None when several sessions made one, or the id is too short to tell."""
+        if len(call_id) < _CALL_ID:
+            return None
+        mark = self.marker.name(f"call\0{call_id}")
+        return None if mark in self._shared else self._index.get(mark)
+
     def name(self, scope: str, client_session: str) -> int:
         return self.marker.name(f"{scope}\0{client_session}")
 
@@ -206,11 +214,18 @@ class Known:
     def begins_with(self, t: Trajectory, lines: frozenset[int]) -> None:
         """The first message of `t` has these lines."""
         t.first_lines = lines
-        others = {line for line in lines if (owner := self._index.get(line)) is not None and owner.session is not t.session}
-        self._shared |= others
+        self._own_alone(t, lines)
+
+    def called(self, t: Trajectory, call_ids: Iterable[str]) -> None:
+        """An answer of `t` made these calls. Some models count their ids from 0 in every session: such tell nobody apart."""
+        self._own_alone(t, [self.marker.name(f"call\0{call_id}") for call_id in call_ids if len(call_id) >= _CALL_ID])
+
+    def _own_alone(self, t: Trajectory, marks: Collection[int]) -> None:
+        """Own marks that prove something only as long as no other session has them."""
+        self._shared |= {mark for mark in marks if (at := self._index.get(mark)) is not None and at.session is not t.session}
         if len(self._shared) > _OWNED:
             self._shared.clear()
-        self.own(t, lines)
+        self.own(t, marks)
 
     def stand(self, t: Trajectory, node: int, exchange_id: str, turn: int, *, answered: bool) -> None:
         tips = [tip for tip in self._tips.get(node, ()) if tip.trajectory is not t][-_STANDING + 1 :]

@@ -280,6 +280,10 @@ class Stitcher:
     def _by_answers(self, r: _Request) -> _Found | None:
         """Answers of ours in a history that does not begin as it did: the latest of them tells the trajectory."""
         h = r.history
+        for call_id in reversed(h.call_ids):
+            t = self.known.caller(call_id)
+            if t is not None and self._fits(t, r):
+                return self._shortened(t, h)
         seen: dict[int, int] = {}
         for j in range(len(h.marks) - 1, -1, -1):
             if h.weights[j] < _TELLING_BYTES or h.kinds[j] == "result":
@@ -363,7 +367,7 @@ class Stitcher:
             if found.branches:
                 t = self.known.line(session, found.relation, found.trajectory)
                 if found.relation == "fork":
-                    t.turn, t.given = (0 if found.tip is None else found.tip.turn), found.common
+                    t.turn, t.given = (0 if found.tip is None else found.tip.turn), found.trajectory.given
         if r.name is not None:
             self.known.call(session, r.name)
         if r.ids.agent is not None:
@@ -382,7 +386,7 @@ class Stitcher:
         """The trajectory now stands at the end of this request."""
         t, h = match.trajectory, match.history
         beginning = not t.marks
-        if match.relation == "compaction":
+        if match.common == 0 and match.relation in ("compaction", "rewrite") and not match.base_marks:
             t.given = self._given(t, r)
         elif beginning and match.relation != "fork":
             t.given = len(h.marks)
@@ -404,12 +408,16 @@ class Stitcher:
             self.known.begins_with(t, frozenset(lines))
 
     def _given(self, t: Trajectory, r: _Request) -> int:
-        """How much of a shortened history proves nothing: up to its first piece that this trajectory wrote."""
-        first = next((m.text for m in r.asked.messages if m.role == "user"), "")
-        if not t.answer_lines.isdisjoint(self._marker.lines([first])):
-            return 0
+        """How much of a history with a new beginning proves nothing: up to the first piece that this trajectory wrote, be it
+        inside a user's message."""
         own, h = set(t.marks[t.given :]) - set(t.marks[: t.given]), r.history
-        return next((i for i, mark in enumerate(h.marks) if h.weights[i] and mark in own), len(h.marks))
+        for i, mark in enumerate(h.marks):
+            if h.weights[i]:
+                if mark in own:
+                    return i
+            elif t.answer_lines and not t.answer_lines.isdisjoint(self._marker.lines([r.asked.messages[h.starts[i]].text])):
+                return i
+        return len(h.marks)
 
     @staticmethod
     def _learn_context(t: Trajectory, r: _Request) -> None:
@@ -438,6 +446,7 @@ class Stitcher:
         said = marks[0] if len(marks) > len(answer.calls) and len(text) >= _TELLING_BYTES else None
         self.known.own(t, chain[1:])
         self.known.own(t, (call.mark for call in answer.calls))
+        self.known.called(t, (call.call_id for call in answer.calls))
         self.known.own(t, () if said is None else (said,))
         self.known.stand(t, expected, exchange_id, match.turn, answered=True)
         if answer.response_id:
