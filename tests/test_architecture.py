@@ -43,15 +43,19 @@ LAW: dict[str, tuple[str, ...]] = {
     "cli": ("*",),
     "demo": ("*",),
     "doctor": ("errors", "settings", "relay.addresses", "tasks"),
+    "servant": ("errors",),
+    "run": ("errors", "clients", "servant", "terminal"),
     "terminal": ("nouns", "measure", "store.queries"),
     "__main__": ("cli",),
     "__init__": (),
 }
+# What the three probes share: statistics, the result's shape, asking, padding text, and looking at the server.
+_ASKING = ("probes.stats", "probes.result", "probes.ask", "probes.padding", "probes.survey", "nouns", "measure", "detect", "beside")
 PROBES_LAW: dict[str, tuple[str, ...]] = {
     "stats": (),
-    "inspector": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
-    "audit": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
-    "agent": ("probes.stats", "probes.result", "probes.ask", "nouns", "measure", "detect", "beside"),
+    "inspector": _ASKING,
+    "audit": _ASKING,
+    "agent": _ASKING,
     "sim": ("nouns", "wire", "tasks"),
     "sim.agent_policies": ("probes.agent", "probes.ask", "nouns"),  # scripted agents play the Agent Report's world
     "sim.knowing": ("probes.audit.solver", "nouns"),  # personas that answer the Audit's questions know its key
