@@ -116,6 +116,9 @@ class Dial:
                 self._succeed(sock, address)
                 return
 
+    def failed(self) -> None:
+        self.cancel()
+
     def _try(self, address: Address) -> bool:
         """Begin with one address; False when it failed at once."""
         family, where = address

@@ -23,7 +23,7 @@ _AGAIN_S = 1.0  # a failed connect is so long taken to be true
 class Farewell:
     """Writes `words` to a client, says FIN, and waits until the client ends."""
 
-    __slots__ = ("_number", "_over", "_said_fin", "_shared", "_sock", "_words")
+    __slots__ = ("_eof", "_number", "_over", "_said_fin", "_shared", "_sock", "_words")
 
     def __init__(self, shared: Shared, number: int, sock: socket.socket, words: bytes) -> None:
         shared.connections[number] = self
@@ -31,6 +31,7 @@ class Farewell:
         self._number = number
         self._sock = sock
         self._words = words
+        self._eof = False
         self._said_fin = False
         self._over = False
         shared.readiness.watch(sock.fileno(), self, READ | WRITE)
@@ -39,8 +40,11 @@ class Farewell:
     def ready(self, events: int) -> None:
         if events & WRITE and not self._said_fin:
             self._write()
-        if events & (READ | GONE) and not self._over:
+        if events & (READ | GONE) and not self._over and not self._eof:
             self._read()
+
+    def failed(self) -> None:
+        self.end(gently=False)
 
     def end(self, *, gently: bool) -> None:
         self._close(Kind.SHUTDOWN)
@@ -56,7 +60,10 @@ class Farewell:
             self._close(Kind.CLIENT_RESET)
             return
         self._said_fin = True
-        self._shared.readiness.change(self._sock.fileno(), READ)
+        if self._eof:
+            self._close(Kind.CLIENT_EOF)
+        else:
+            self._shared.readiness.change(self._sock.fileno(), READ)
 
     def _read(self) -> None:
         try:
@@ -66,8 +73,13 @@ class Farewell:
         except OSError:
             self._close(Kind.CLIENT_RESET)
             return
-        if not size:
+        if size:
+            return
+        if self._said_fin:
             self._close(Kind.CLIENT_EOF)
+        else:  # a half-close: it still listens
+            self._eof = True
+            self._shared.readiness.change(self._sock.fileno(), WRITE)
 
     def _close(self, kind: Kind) -> None:
         self._over = True
@@ -133,6 +145,9 @@ class Refusal:
         else:
             self._shared.tap.add(Kind.CLIENT_EOF, self._number, t_ns, len(self._head), 0)
         self._speak(t_ns)
+
+    def failed(self) -> None:
+        self.end(gently=False)
 
     def end(self, *, gently: bool) -> None:
         self._end(Kind.SHUTDOWN)

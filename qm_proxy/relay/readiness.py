@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import select
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -30,6 +31,9 @@ class Watcher(Protocol):
     def ready(self, events: int) -> None:
         """Some of READ, WRITE, GONE. May be spurious; must not open descriptors (use `Readiness.later`)."""
 
+    def failed(self) -> None:
+        """`ready` raised, which is a mistake of ours: end what this socket belongs to, so that it costs no other."""
+
 
 class Readiness:
     """All watched sockets. Not thread-safe; the one user is the loop's thread."""
@@ -38,6 +42,7 @@ class Readiness:
         self._queue = _Queue()
         self._watchers: dict[int, Watcher] = {}
         self._later: list[Callable[[], None]] = []
+        self.failures = 0  # exceptions out of watchers
 
     def __len__(self) -> int:
         return len(self._watchers)
@@ -72,11 +77,23 @@ class Readiness:
         for fd, events in self._queue.poll():
             watcher = watchers.get(fd)
             if watcher is not None:
-                watcher.ready(events)
+                try:
+                    watcher.ready(events)
+                except Exception:
+                    self._count_failure()
+                    watcher.failed()
         if self._later:
             calls, self._later = self._later, []
             for call in calls:
-                call()
+                try:
+                    call()
+                except Exception:
+                    self._count_failure()
+
+    def _count_failure(self) -> None:
+        self.failures += 1
+        if self.failures == 1:  # the first says enough; a thousand would fill the disk
+            traceback.print_exc()
 
     def close(self) -> None:
         self._watchers.clear()

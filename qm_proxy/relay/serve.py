@@ -6,6 +6,8 @@ in JSON lines:
     → {"drain": true}       accept nothing more; end when the last connection has ended, however long that takes
     → {"stop": grace_s}     the same, but what is left after the grace is ended by us
     → {"end": [number, …]}  end these connections gently (FIN): the observer knows that nothing is under way on them
+    → {"report": true}      flush the pipe and say the STATS
+    ← {"stats": {…}}
     ← {"ready": true, "listening": ["127.0.0.1:11436", …]}      it accepts
     ← {"drained": true}     the last connection is gone; it exits
 
@@ -34,6 +36,7 @@ from qm_proxy.errors import SettingsError
 from qm_proxy.relay.addresses import BACKLOG, Upstream, bind, name_of
 from qm_proxy.relay.dial import Dial, Target
 from qm_proxy.relay.farewell import Refusal
+from qm_proxy.relay.guard import GuardedSplice, Orders
 from qm_proxy.relay.pipe import Kind
 from qm_proxy.relay.readiness import GONE, READ, Readiness
 from qm_proxy.relay.splice import Shared, Splice, close
@@ -47,6 +50,7 @@ Reply: TypeAlias = Callable[[bytes, str, str], bytes]
 _STATS_S = 1.0
 _ACCEPT_AT_ONCE = 64
 _ACCEPT_AGAIN_S = 0.1  # after the machine refused us a descriptor
+_LAST_RECORDS_S = 2.0
 _PIPE_BUFFER_BYTES = 4 * 1024 * 1024
 _CONTROL_BYTES = 1024 * 1024
 _KEEPALIVE_S = 15  # what Ollama's own listener (Go's net.ListenConfig) sets: a vanished client is noticed as directly
@@ -95,7 +99,7 @@ def plain_reply(head: bytes, upstream_url: str, reason: str) -> bytes:
 
 
 class Relay:
-    """All that one process does. Made inside a running loop; `closed` is set when it has drained."""
+    """All that one process does. Made inside a running loop; `closed` is set when it has drained: then `finish`."""
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class Relay:
         pipe: socket.socket | None = None,
         control: socket.socket | None = None,
         relay: int = 0,
+        guard: bool = False,
         reply: Reply = plain_reply,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -115,6 +120,11 @@ class Relay:
         self._readiness = Readiness()
         self._tap = Tap(loop, pipe, relay)
         self.shared = Shared(loop, self._readiness, self._tap, self._last_gone)
+        self._pipe = pipe
+        self._orders: Orders | None = None
+        if guard and pipe is not None:
+            self._orders = Orders(self.shared, pipe)
+            self._readiness.watch(pipe.fileno(), self._orders, READ)
         self._listeners = [Listener(self, listener) for listener in listeners]
         self._control = Control(self, control) if control is not None else None
         self._accepting = True
@@ -128,6 +138,11 @@ class Relay:
         loop.add_reader(self._readiness.fileno(), self._readiness.run)
         self._arm_stats()
 
+    def report(self) -> None:
+        """Send everything that waits for the pipe, and say how we are over the control line."""
+        self._tap.flush()
+        self.say({"stats": self.stats()})
+
     def say(self, message: dict[str, object]) -> None:
         if self._control is not None:
             self._control.say(message)
@@ -139,7 +154,7 @@ class Relay:
             for listener in self._listeners:
                 listener.close()
         if not self.shared.connections:
-            self._close()
+            self.closed.set()
 
     def stop(self, grace_s: float) -> None:
         """`drain`, and end by force what is left after the grace."""
@@ -156,6 +171,12 @@ class Relay:
     def arrived(self, sock: socket.socket, address: object) -> None:
         self._accepted += 1
         Arrival(self, self._accepted, sock, address, self._target)
+
+    def join(self, number: int, client: socket.socket, upstream: socket.socket) -> None:
+        if self._orders is None:
+            Splice(self.shared, number, client, upstream)
+        else:
+            GuardedSplice(self.shared, number, client, upstream, self._orders)
 
     def refused(self, number: int, sock: socket.socket, reason: str, retry: Callable[[], None]) -> None:
         self._refused += 1
@@ -174,23 +195,24 @@ class Relay:
             self._reply_failures += 1
             return plain_reply(head, url, reason)
 
-    def _last_gone(self) -> None:
-        if not self._accepting:
-            self._close()
-
-    def _close(self) -> None:
-        if self.closed.is_set():
-            return
+    async def finish(self) -> None:
+        """When `closed`: let the observer take the last records, tell the supervisor, and let go of everything."""
         if self._stats_timer is not None:
             self._stats_timer.cancel()
         self._write_stats()
-        self._tap.close()
+        await self._tap.drain(_LAST_RECORDS_S)
         self.say({"drained": True})
         if self._control is not None:
             self._control.close()
+        if self._orders is not None and self._pipe is not None:
+            self._readiness.forget(self._pipe.fileno())
+        self._tap.close()
         self._loop.remove_reader(self._readiness.fileno())
         self._readiness.close()
-        self.closed.set()
+
+    def _last_gone(self) -> None:
+        if not self._accepting:
+            self.closed.set()
 
     def _arm_stats(self) -> None:
         self._stats_due_ns = time.monotonic_ns() + int(_STATS_S * 1e9)
@@ -202,15 +224,24 @@ class Relay:
         self._arm_stats()
 
     def _write_stats(self) -> None:
+        stats = self.stats()
+        self._accept_error = None
+        self._tap.add(Kind.STATS, 0, time.monotonic_ns(), 0, 0, json.dumps(stats).encode())
+
+    def stats(self) -> dict[str, object]:
+        """About the relay itself. `loop_lag_max_ms` is since the last call."""
         tap = self._tap
         stats: dict[str, object] = {
             "rss_bytes": _rss_bytes(),
             "cpu_s": time.process_time(),
             "connections_open": len(self.shared.connections),
             "connections_total": self._accepted,
+            "sockets_watched": len(self._readiness),
+            "tasks": len(asyncio.all_tasks(self._loop)),
             "refused_total": self._refused,
             "reply_failures": self._reply_failures,
             "accept_failures": self._accept_failures,
+            "internal_failures": self._readiness.failures,
             "loop_lag_max_ms": tap.take_late_ns() / 1e6,
             "pending_bytes": tap.pending_bytes,
             "dropped_batches": tap.dropped_batches,
@@ -221,8 +252,9 @@ class Relay:
         }
         if self._accept_error is not None:
             stats["accept_error"] = self._accept_error
-            self._accept_error = None
-        tap.add(Kind.STATS, 0, time.monotonic_ns(), 0, 0, json.dumps(stats).encode())
+        if self._orders is not None:
+            stats["cuts"], stats["cuts_refused"] = self._orders.carried_out, self._orders.refused
+        return stats
 
 
 class Listener:
@@ -238,6 +270,8 @@ class Listener:
 
     def ready(self, events: int) -> None:
         self._readiness.later(self._accept)
+
+    def failed(self) -> None: ...
 
     def close(self) -> None:
         close(self._relay.shared, self._sock)
@@ -288,6 +322,9 @@ class Arrival:
         if self._waits and events & GONE and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._leave(Kind.CLIENT_RESET)
 
+    def failed(self) -> None:
+        self.end(gently=False)
+
     def end(self, *, gently: bool) -> None:
         self._leave(Kind.SHUTDOWN)
 
@@ -300,7 +337,7 @@ class Arrival:
 
     def _connected(self, upstream: socket.socket) -> None:
         self._waits = False
-        Splice(self._relay.shared, self._number, self._sock, upstream)
+        self._relay.join(self._number, self._sock, upstream)
 
     def _failed(self, reason: str) -> None:
         self._waits = False
@@ -348,6 +385,8 @@ class Control:
         for line in lines:
             self._follow(line)
 
+    def failed(self) -> None: ...
+
     def close(self) -> None:
         close(self._relay.shared, self._sock)
 
@@ -362,6 +401,8 @@ class Control:
             self._relay.stop(float(order["stop"]))
         elif order.get("drain"):
             self._relay.drain()
+        elif order.get("report"):
+            self._relay.report()
         elif isinstance(order.get("end"), list):
             self._relay.end(order["end"])
 
@@ -394,7 +435,7 @@ async def _live(
         pipe.setblocking(False)
         with contextlib.suppress(OSError):
             pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BUFFER_BYTES)
-    relay = Relay(target, listeners, pipe=pipe, control=control, relay=config.relay, reply=reply)
+    relay = Relay(target, listeners, pipe=pipe, control=control, relay=config.relay, guard=config.guard, reply=reply)
     ready = {"ready": True, "listening": [name_of(listener) for listener in listeners]}
     gc.collect()
     gc.freeze()
@@ -402,6 +443,7 @@ async def _live(
         print(json.dumps(ready), flush=True)
     relay.say(ready)
     await relay.closed.wait()
+    await relay.finish()
 
 
 def new_loop(name: str | None) -> asyncio.AbstractEventLoop:

@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from qm_proxy.relay.pipe import LAG_UNKNOWN, Kind
 from qm_proxy.relay.readiness import GONE, READ, WRITE, Readiness
@@ -114,6 +114,9 @@ class End:
         elif events & GONE:
             self._look_for_reset()
 
+    def failed(self) -> None:
+        self.splice.end(gently=False)
+
     def _read(self) -> None:
         splice = self.splice
         shared = splice.shared
@@ -131,8 +134,12 @@ class End:
             else:
                 splice.said_fin(self)
             return
-        other = self.other
-        data = shared.view[:size]
+        self._pass_on(shared.view[:size], t_ns)
+
+    def _pass_on(self, data: memoryview, t_ns: int) -> None:
+        """What was just read: to the other side first, then to the tap."""
+        splice, other, size = self.splice, self.other, len(data)
+        tap = splice.shared.tap
         broken = False
         try:
             sent = other.sock.send(data)
@@ -140,17 +147,17 @@ class End:
             sent = 0
         except OSError:
             sent, broken = 0, True
-        lag_ns = _now() - t_ns if sent == size else LAG_UNKNOWN
+        lag_ns = min(_now() - t_ns, LAG_UNKNOWN) if sent == size else LAG_UNKNOWN
         seen = self.seen
         self.seen = seen + size
         if not self.is_client:
             other.copied = 0
-            shared.tap.add(_UPSTREAM_DATA, splice.number, t_ns, seen, lag_ns, data)
+            tap.add(_UPSTREAM_DATA, splice.number, t_ns, seen, lag_ns, data)
         elif self.copied + size > COPIED_REQUEST_BYTES:
-            shared.tap.skip(_CLIENT_DATA, splice.number, t_ns, seen, lag_ns, size)
+            tap.skip(_CLIENT_DATA, splice.number, t_ns, seen, lag_ns, size)
         else:
             self.copied += size
-            shared.tap.add(_CLIENT_DATA, splice.number, t_ns, seen, lag_ns, data)
+            tap.add(_CLIENT_DATA, splice.number, t_ns, seen, lag_ns, data)
         if broken:
             other.broke()
         elif sent != size:
@@ -229,13 +236,16 @@ class Splice:
 
     __slots__ = ("client", "ended", "number", "shared", "upstream")
 
+    client_end: ClassVar[type[End]] = End
+    upstream_end: ClassVar[type[End]] = End
+
     def __init__(self, shared: Shared, number: int, client: socket.socket, upstream: socket.socket) -> None:
         """Takes both sockets, connected and non-blocking."""
         self.shared = shared
         self.number = number
         self.ended = False
-        self.client = End(self, client, is_client=True)
-        self.upstream = End(self, upstream, is_client=False)
+        self.client = self.client_end(self, client, is_client=True)
+        self.upstream = self.upstream_end(self, upstream, is_client=False)
         self.client.other, self.upstream.other = self.upstream, self.client
         shared.connections[number] = self
         shared.readiness.watch(self.client.fd, self.client, READ)

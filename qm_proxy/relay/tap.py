@@ -26,6 +26,7 @@ BATCH_BYTES = 64 * 1024
 QUEUE_BYTES = 3 * 1024 * 1024
 BULK_BYTES = 8 * 1024
 _RETRY_S = 0.1  # while the observer does not read
+_LAST_TRY_S = 0.01
 _SKIPPED = 10  # Kind.CLIENT_SKIPPED − Kind.CLIENT_DATA, and the same for upstream
 _DATA = (int(Kind.CLIENT_DATA), int(Kind.UPSTREAM_DATA))
 _NUMBER = struct.Struct("<Q")
@@ -37,10 +38,11 @@ class Tap:
     def __init__(self, loop: asyncio.AbstractEventLoop, pipe: socket.socket | None, relay: int) -> None:
         self._loop = loop
         self._pipe = pipe
+        self._lost = pipe is None
         self._relay = relay
         self._batch = bytearray()
         self._queue: deque[memoryview] = deque()
-        self._armed = False
+        self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._sequence = 0
         self.pending_bytes = 0
@@ -61,7 +63,7 @@ class Tap:
         batch += data
         if len(batch) >= BATCH_BYTES:
             self.flush()
-        elif not self._armed:
+        elif self._timer is None:
             self._arm(FLUSH_S)
 
     def skip(self, kind: int, connection: int, t_ns: int, offset: int, lag_ns: int, size: int) -> None:
@@ -74,19 +76,27 @@ class Tap:
         if self._batch:
             self._close_batch()
         self._send()
-        if self._queue and not self._armed:
+        if self._queue and self._timer is None:
             self._arm(_RETRY_S)
 
     def take_late_ns(self) -> int:
         late, self.late_ns = self.late_ns, 0
         return late
 
-    def close(self) -> None:
-        """Last flush; what the pipe does not take now is lost."""
+    async def drain(self, patience_s: float) -> None:
+        """At the end, when no stream is left: give the observer so much time to take what waits."""
         self.flush()
+        deadline = self._loop.time() + patience_s
+        while self._queue and self._loop.time() < deadline:
+            await asyncio.sleep(_LAST_TRY_S)
+            self._send()
+
+    def close(self) -> None:
+        """What waits is lost."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._pipe is not None:
             self._pipe.close()
-            self._pipe = None
 
     def _close_batch(self) -> None:
         payload = self._batch
@@ -99,7 +109,7 @@ class Tap:
             dropped_bytes=self.dropped_bytes,
         )
         self._sequence += 1
-        if self._pipe is None or (self._queue and self.pending_bytes + len(payload) > QUEUE_BYTES):
+        if self._lost or (self._queue and self.pending_bytes + len(payload) > QUEUE_BYTES):
             self._count_drop(payload)
             payload.clear()
             return
@@ -113,8 +123,7 @@ class Tap:
         while queue:
             batch = queue[0]
             try:
-                if pipe is None:
-                    raise BrokenPipeError
+                assert pipe is not None  # without one nothing is queued
                 sent = pipe.send(batch)
             except (BlockingIOError, InterruptedError):
                 return
@@ -128,9 +137,7 @@ class Tap:
                 queue[0] = batch[sent:]
 
     def _lose_pipe(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
+        self._lost = True  # the socket is closed with the tap: the guard may still be watching it
         self.dropped_batches += len(self._queue)
         self.dropped_bytes += self.pending_bytes
         self._queue.clear()
@@ -145,11 +152,10 @@ class Tap:
             self.dropped_records += 1
 
     def _arm(self, delay_s: float) -> None:
-        self._armed = True
         self._due_ns = time.monotonic_ns() + int(delay_s * 1e9)
-        self._loop.call_later(delay_s, self._tick)
+        self._timer = self._loop.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
-        self._armed = False
+        self._timer = None
         self.late_ns = max(self.late_ns, time.monotonic_ns() - self._due_ns)
         self.flush()
