@@ -19,7 +19,7 @@ def tolerant(raw: bytes, kind: type[T]) -> T | None:
     """`raw` as `kind`, with U+FFFD for what is no text and null for what is no number. None: no JSON of that kind."""
     try:
         value = json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda _: None)
-        again = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        again = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return msgspec.json.decode(again, type=kind)
     except (ValueError, RecursionError, msgspec.DecodeError):
         return None
