@@ -153,7 +153,7 @@ def _system(n_characters: int) -> str:
     head = "You are an agent. Available tools, as JSON:\n"
     tools: list[str] = []
     number = 0
-    mandate = '\nReply with one bare JSON object {"name": …, "args": {…}}. Actions are the answer; do not explain.'
+    mandate = '\nReply with one bare JSON object {"name": "<tool>", "args": {}}. Actions are the answer; do not explain.'
     names = [
         "restart_service",
         "list_services",

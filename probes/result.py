@@ -303,11 +303,11 @@ class Check(Model):
     """The same thing on two clocks, or by two ways."""
 
     quantity: str
-    ours: float | None
-    theirs: float | None
+    ours: float | None = None
+    theirs: float | None = None
     unit: str
     tolerance: str
-    agree: bool | None
+    agree: bool | None = None
     note: str
 
 

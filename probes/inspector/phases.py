@@ -187,7 +187,7 @@ class _Asker:
 
     def learn_rate(self) -> Probe[None]:
         """One prompt before the first cold start, so that its length is right the first time."""
-        yield from self.generate("P0/rate", self.prompt(self.plan.cold_prompt), 1, warm=False)
+        yield from self.generate("P0/rate", self.prompt(max(512, self.plan.cold_prompt)), 1, warm=False)
 
     def cold(self, repeat: int) -> Probe[None]:
         answer = yield from self.generate(
@@ -203,7 +203,8 @@ class _Asker:
             self.seen.warnings.append(("not_resident", "The model was not listed by /api/ps right after it answered."))
             return
         self.seen.resident = mine
-        if mine.context_tokens is not None and mine.context_tokens != self.plan.window_tokens:
+        soft = found.target.runner == "mlx"  # there num_ctx is no limit, and ps shows the model's own
+        if not soft and mine.context_tokens is not None and mine.context_tokens != self.plan.window_tokens:
             self.seen.warnings.append(
                 (
                     "window_differs",
