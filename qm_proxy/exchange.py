@@ -124,6 +124,9 @@ class Exchange:
         self._timeline = Timeline(head.first_ns, streamed=self._route.streams_by_default)
         self._timeline.head_ns = head.t_ns
         self._timeline_see = self._timeline.see  # looked up once: it is called per token
+        self.written: Callable[[Nanoseconds, int | None], None] = self._timeline.written
+        """Of each upstream read that holds bytes of this exchange, before its events: its stamp, and how much later the client
+        had taken it (None: it is slow)."""
         self._progress_ns = head.first_ns + _UPLOAD_NS
         # the request
         self._body: list[bytes] | None = [] if self._route.dialect != "other" or self._route.operation else None
@@ -162,12 +165,35 @@ class Exchange:
 
     def see(self, event: HttpEvent) -> None:
         """The next HTTP event of this exchange. After the end nothing is heard any more."""
-        if self.record is not None:
+        if type(event) is not ResponseBody:
+            self._hear(event)
             return
-        if type(event) is ResponseBody:
-            self._bytes_out += len(event.data)
-            if self._decoder is not None:
-                self._decode(event.data, event.t_ns)
+        data, t_ns = event.data, event.t_ns  # from here on, once per token
+        self._bytes_out += len(data)
+        if self._decoder is None:
+            return
+        if self._coding is not None:
+            data = self._coding.feed(data)
+        try:
+            events = self._decoder.feed(data, t_ns)
+        except Exception as exc:
+            self._decoder_failed(exc)
+            return
+        for found in events:
+            if type(found) in _TOLD:
+                self._take(found)
+            self._timeline_see(found)
+            for seer in self._seers:  # _show, unrolled: a call less per token
+                try:
+                    for finding in seer(found):
+                        self.add(finding)
+                except Exception as exc:
+                    self._drop(seer, exc)
+        if t_ns >= self._progress_ns:
+            self._progress(t_ns)
+
+    def _hear(self, event: HttpEvent) -> None:
+        if self.record is not None:
             return
         match event:
             case RequestBody():
@@ -190,10 +216,6 @@ class Exchange:
                 self._undecodable(f"the {event.side}'s bytes are not readable as HTTP: {event.evidence}")
             case Informational() | RequestHead() | ResponseBody():
                 pass
-
-    def written(self, read_ns: Nanoseconds, lag_ns: int | None) -> None:
-        """An upstream read of which this exchange has bytes, before its events: the client had taken it `lag_ns` later."""
-        self._timeline.written(read_ns, lag_ns)
 
     def client_slow(self, t_ns: Nanoseconds) -> None:
         """The client does not take what there is."""
@@ -368,30 +390,6 @@ class Exchange:
         if kind in _STREAMS:
             return True
         return opened.streamed and 200 <= status < 300 and (opened.dialect == "ollama" or not kind.endswith("json"))
-
-    def _decode(self, data: bytes, t_ns: Nanoseconds) -> None:
-        """The hot path: the bytes of one read."""
-        if self._coding is not None:
-            data = self._coding.feed(data)
-        decoder = self._decoder
-        assert decoder is not None
-        try:
-            events = decoder.feed(data, t_ns)
-        except Exception as exc:
-            self._decoder_failed(exc)
-            return
-        for event in events:
-            if type(event) in _TOLD:
-                self._take(event)
-            self._timeline_see(event)
-            for seer in self._seers:  # _show, unrolled: a call less per token
-                try:
-                    for finding in seer(event):
-                        self.add(finding)
-                except Exception as exc:
-                    self._drop(seer, exc)
-        if t_ns >= self._progress_ns:
-            self._progress(t_ns)
 
     def _show(self, event: Event) -> None:
         """One event to the timeline and everybody who watches."""
