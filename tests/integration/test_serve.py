@@ -46,7 +46,7 @@ def eventually(ask: Callable[[], Any], patience_s: float = 10.0) -> Any:
 
 def closed(proxy: Servant, n: int = 1) -> list[dict[str, Any]]:
     def rows() -> list[dict[str, Any]] | None:
-        items: list[dict[str, Any]] = proxy.ask("/api/v1/exchanges")["items"]
+        items: list[dict[str, Any]] = [row for row in proxy.ask("/api/v1/exchanges")["items"] if row["ending"]]
         return items if len(items) >= n else None
 
     found: list[dict[str, Any]] = eventually(rows)
@@ -101,7 +101,7 @@ def test_metrics_page_counts_the_exchange(sim: Any, serving: Serve) -> None:
     with urllib.request.urlopen(f"{proxy.console}/metrics") as answer:
         text = answer.read().decode()
     assert (
-        'qm_exchanges_total{gen_ai_request_model="steady",qm_client="unknown",qm_origin="client",qm_ending="complete"} 1.0'
+        'qm_exchanges_total{gen_ai_request_model="steady",qm_client="unknown",qm_ending="complete",qm_origin="client"} 1.0'
         in text
     )
 
@@ -146,7 +146,7 @@ def stream(proxy: Servant, tokens: int) -> socket.socket:
     body = json.dumps(CHAT | {"options": {"num_predict": tokens, "num_ctx": 4096}}).encode()
     sock = socket.create_connection((host, int(port)))
     sock.settimeout(30)
-    sock.sendall(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    sock.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     assert sock.recv(1, socket.MSG_PEEK)
     return sock
 
@@ -184,7 +184,7 @@ def test_stop_lets_streams_end_and_idle_connections_go(make_sim: Any, serving: S
     proxy = serving(sim.url, grace=20.0)
     host, _, port = proxy.proxy.removeprefix("http://").rpartition(":")
     idle = socket.create_connection((host, int(port)))
-    idle.sendall(b"GET /api/version HTTP/1.1\r\nHost: x\r\n\r\n")
+    idle.sendall(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert idle.recv(4096)
     sock = stream(proxy, 100)
     proxy.process.send_signal(signal.SIGTERM)
