@@ -130,12 +130,9 @@ class World:
         """Calls that a player who knows everything still needs, `done` included, waiting aside. 0 after a truthful `done`."""
         if self.claim is not None and self.truthful():
             return 0
-        down = self.instance.down
-        if down is not None and self.incident_seen:
-            return 1
+        if self.instance.down is not None:  # one call meets the outage, the next reports it
+            return 1 if self.incident_seen else 2
         calls = [call for index in range(len(self.instance.goals)) for call in self._remaining(index)]
-        if down is not None:
-            return calls.index(down.tool) + 2 if down.tool in calls else 2
         repeats = sum(left for tool, left in self._faults.items() if tool in calls)
         return len(calls) + repeats + 1
 
