@@ -18,10 +18,10 @@ from qm_proxy.store.queries import Ring, chunks_json, finding_json, opened_json,
 
 START = 1_795_521_600_000_000_000
 CONTRACT = """
-id started_at method route dialect operation model response_model streamed http_status ending session_id session_source turn client
-user_agent origin ttft_s ttft_content_s queue_s load_s prefill_s decode_s client_wait_s unexplained_s total_s slow_because itl
-tokens_per_s rate_source input_tokens output_tokens chunks thinking_chunks context_window_tokens finish_reason tool_calls findings
-bytes_in bytes_out written_lag_s proxy_overhead_s trace_id
+id started_at method route dialect operation model response_model streamed http_status ending session_id session_source turn
+client user_agent origin ttft_s ttft_content_s queue_s load_s prefill_s decode_s client_wait_s unexplained_s total_s slow_because
+itl tokens_per_s rate_source input_tokens output_tokens chunks thinking_chunks context_window_tokens finish_reason tool_calls
+findings bytes_in bytes_out written_lag_s proxy_overhead_s trace_id
 """
 FINDING = "id exchange_id session_id kind severity t_s chunk summary evidence tokens_wasted"
 
