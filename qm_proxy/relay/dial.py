@@ -24,6 +24,7 @@ __all__ = ["NEXT_S", "Dial", "Target"]
 
 Address: TypeAlias = tuple[int, tuple[object, ...] | str]  # family, and what `connect` takes
 NEXT_S = 0.25
+_STOOD = (errno.ECONNRESET, errno.EPIPE)  # a connection that never stood fails with ECONNREFUSED
 _BACKLOG_FULL_S = 0.005  # a unix socket's backlog is full: the kernel would let a blocking client wait
 
 
@@ -53,8 +54,8 @@ class Target:
 
 
 class Dial:
-    """One attempt to reach the upstream. Exactly one of `connected(socket)` and `failed(reason)` is called, unless `cancel`
-    came first; either may be called before `start` returns."""
+    """One attempt to reach the upstream. Exactly one of `connected(socket, was_reset)` and `failed(reason)` is called, unless
+    `cancel` came first; either may be called before `start` returns. `was_reset`: it answered, and has reset us since."""
 
     __slots__ = (
         "_connected",
@@ -71,7 +72,7 @@ class Dial:
     )
 
     def __init__(
-        self, shared: Shared, target: Target, connected: Callable[[socket.socket], None], failed: Callable[[str], None]
+        self, shared: Shared, target: Target, connected: Callable[[socket.socket, bool], None], failed: Callable[[str], None]
     ) -> None:
         self._shared = shared
         self._target = target
@@ -108,13 +109,14 @@ class Dial:
     def ready(self, events: int) -> None:
         """One of the pending sockets has news; asking all of them is simpler than knowing which."""
         for sock, address in list(self._pending.items()):
-            if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failure in _STOOD or (not failure and _stands(sock)):
+                self._shared.readiness.forget(sock.fileno())
+                self._succeed(sock, address, failure != 0)
+                return
+            if failure:
                 self._refused(sock, os.strerror(failure))
                 self._shared.readiness.later(self.start)
-            elif _stands(sock):
-                self._shared.readiness.forget(sock.fileno())
-                self._succeed(sock, address)
-                return
 
     def failed(self) -> None:
         self.cancel()
@@ -146,10 +148,10 @@ class Dial:
                 self._pending[sock] = address
                 self._shared.readiness.watch(sock.fileno(), self, WRITE)
                 return True
-        if result:
+        if result and result not in _STOOD:
             self._refused(sock, os.strerror(result))
             return False
-        self._succeed(sock, address)
+        self._succeed(sock, address, result != 0)
         return True
 
     def _refused(self, sock: socket.socket, reason: str) -> None:
@@ -157,11 +159,11 @@ class Dial:
         self._pending.pop(sock, None)
         close(self._shared, sock)
 
-    def _succeed(self, sock: socket.socket, address: Address) -> None:
+    def _succeed(self, sock: socket.socket, address: Address, was_reset: bool) -> None:
         self._pending.pop(sock, None)
         self.cancel()
         self._target.answered(address)
-        self._connected(sock)
+        self._connected(sock, was_reset)
 
     def _none_answered(self) -> None:
         if self._resolved or self._target.upstream.unix is not None:

@@ -172,11 +172,12 @@ class Relay:
         self._accepted += 1
         Arrival(self, self._accepted, sock, address, self._target)
 
-    def join(self, number: int, client: socket.socket, upstream: socket.socket) -> None:
+    def join(self, number: int, client: socket.socket, upstream: socket.socket, was_reset: bool) -> None:
         if self._orders is None:
-            Splice(self.shared, number, client, upstream)
+            splice = Splice(self.shared, number, client, upstream)
         else:
-            GuardedSplice(self.shared, number, client, upstream, self._orders)
+            splice = GuardedSplice(self.shared, number, client, upstream, self._orders)
+        splice.upstream.reset = was_reset  # what it said before is still to be read
 
     def refused(self, number: int, sock: socket.socket, reason: str, retry: Callable[[], None]) -> None:
         self._refused += 1
@@ -335,9 +336,9 @@ class Arrival:
         if self._waits:
             self._relay.shared.readiness.watch(self._sock.fileno(), self, 0)
 
-    def _connected(self, upstream: socket.socket) -> None:
+    def _connected(self, upstream: socket.socket, was_reset: bool) -> None:
         self._waits = False
-        self._relay.join(self._number, self._sock, upstream)
+        self._relay.join(self._number, self._sock, upstream, was_reset)
 
     def _failed(self, reason: str) -> None:
         self._waits = False
