@@ -188,6 +188,7 @@ class ColdStart(Section):
 
     state: Literal["C0", "C1", "C2", "C3"]
     label: str
+    samples_ms: list[float] = Field(default_factory=list)  # load of each start
     load: Statistic | None = None
     prefill: Statistic | None = None  # of the same request
     prompt_tokens: int | None = None
@@ -202,6 +203,7 @@ class PrefillPoint(Model):
     tokens: int
     time: Statistic
     rate: Statistic
+    samples_ms: list[float] = Field(default_factory=list)  # each request, so that two results can be compared
 
 
 class PrefillSection(Section):
@@ -224,6 +226,8 @@ class DecodeCell(Model):
     client_ms_per_token: Statistic
     rate: Statistic  # tokens/s, server
     short: int = 0  # answers that ended before the asked length
+    samples_ms: list[float] = Field(default_factory=list)  # server ms per token of each answer
+    paces_ms: list[float] = Field(default_factory=list)  # median gap of each answer: stalls left out
 
 
 class DecodeSection(Section):
@@ -402,6 +406,16 @@ class Depth(Model):
     correct: int
 
 
+class TrialRow(Model):
+    """One question. The same seed, target and index ask the same of every model: that is what pairs two results."""
+
+    target_tokens: int
+    index: int
+    family: str
+    stratum: int
+    outcome: AnswerClass
+
+
 class AuditSection(Section):
     verdict: Literal[
         "maintained",
@@ -424,6 +438,7 @@ class AuditSection(Section):
     rungs: list[Rung] = Field(default_factory=list)
     families: list[FamilyScore] = Field(default_factory=list)
     depths: list[Depth] = Field(default_factory=list)
+    trials: list[TrialRow] = Field(default_factory=list)
     padding: list[str] = Field(default_factory=list)
     padding_repetition: float | None = None  # share of 8-grams seen before in the same prompt
     window_tokens: int | None = None

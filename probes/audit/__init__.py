@@ -15,7 +15,7 @@ from probes.audit.ladder import Ladder, RungState, Verdict
 from probes.audit.plan import AuditCost, AuditPlan, audit_cost, audit_plan
 from probes.audit.trials import Observed, Trials
 from probes.padding import GRAMMAR_VERSION
-from probes.result import AuditSection, Depth, FamilyScore, Rung, Statistic
+from probes.result import AuditSection, Depth, FamilyScore, Rung, Statistic, TrialRow
 from probes.stats.intervals import wilson
 
 __all__ = ["AuditCost", "AuditPlan", "Trials", "audit", "audit_cost", "audit_plan", "conclude_audit"]
@@ -87,6 +87,10 @@ def conclude_audit(trials: Trials) -> AuditSection:
         )
     section.families = _families(trials.observed)
     section.depths = _depths(trials.observed)
+    section.trials = [
+        TrialRow(target_tokens=one.target, index=one.index, family=one.family, stratum=one.stratum, outcome=one.outcome)
+        for one in trials.observed
+    ]
     return section
 
 

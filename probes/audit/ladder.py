@@ -10,7 +10,7 @@
     quick: the top rung first, wider errors, 6 trials a round; blind to dips, so the verdict says "assuming monotone"
 
 `Ladder.run` is a generator: it yields `AskTrial` and is sent True, False or None (invalid: says nothing); `AskHeader` and
-`AskLate`, sent whether the first line and a fact at the very end were still known. Source of the design and its error rates: benchmarks/bench_audit.py.
+`AskLate`, sent whether the first line and a fact at the very end were still known. Error rates: benchmarks/bench_audit.py.
 """
 
 from __future__ import annotations

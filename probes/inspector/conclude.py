@@ -96,7 +96,8 @@ def _cold(plan: Plan, seen: Seen, section: InspectorSection, warm: list[Sample])
     if loads:
         state: Literal["C0", "C1"] = "C0" if plan.evict_page_cache else "C1"
         start = ColdStart(state=state, label=_COLD_LABELS[state], verified=all(seen.cold_verified) and bool(seen.cold_verified))
-        start.load = _middle([value * 1000 for value in loads], "ms", plan.seed)
+        start.samples_ms = [value * 1000 for value in loads]
+        start.load = _middle(start.samples_ms, "ms", plan.seed)
         start.prompt_tokens = seen.cold[-1].prompt_tokens
         first = _known([sample.prefill_s for sample in seen.cold])
         if first:
@@ -158,9 +159,8 @@ def _prefill(seen: Seen, why: str) -> PrefillSection:
         times = [1000 * (sample.prefill_s or 0.0) for sample in alike]
         rates = [(sample.prompt_tokens or 0) / (sample.prefill_s or 1.0) for sample in alike]
         tokens = round(math.fsum(sample.prompt_tokens or 0 for sample in alike) / len(alike))
-        section.points.append(
-            PrefillPoint(tokens=tokens, time=_middle(times, "ms", length), rate=_middle(rates, "tokens/s", length))
-        )
+        time, rate = _middle(times, "ms", length), _middle(rates, "tokens/s", length)
+        section.points.append(PrefillPoint(tokens=tokens, time=time, rate=rate, samples_ms=times))
     fit = prefill_law([sample.prompt_tokens or 0 for sample in samples], [sample.prefill_s or 0.0 for sample in samples])
     if fit is None:
         for name in ("fixed", "slope", "curvature"):
@@ -205,6 +205,11 @@ def _client_pace(sample: Sample) -> float | None:
     return (chunks[-1].t_ns - chunks[0].t_ns) / 1e9 / (len(chunks) - 1) if len(chunks) >= 2 else None
 
 
+def _steady_pace(sample: Sample) -> float:
+    """Median gap in ms: the pace between stalls, so that a stall more or less is not taken for the depth's doing."""
+    return median(spread(stream_of(sample.answer).gaps_ms))
+
+
 def _decode(plan: Plan, seen: Seen, why: str) -> DecodeSection:
     section = DecodeSection(warm_up_requests=len(seen.warm_up))
     groups: dict[int, list[Sample]] = {}
@@ -223,6 +228,8 @@ def _decode(plan: Plan, seen: Seen, why: str) -> DecodeSection:
                 client_ms_per_token=_middle(client, "ms/token", plan.seed),
                 rate=_middle([1000 / value for value in server], "tokens/s", plan.seed),
                 short=sum((sample.answer.output_tokens or 0) < asked for sample in samples),
+                samples_ms=server,
+                paces_ms=[_steady_pace(sample) for sample in samples],
             )
         )
     if not section.cells:
@@ -230,7 +237,7 @@ def _decode(plan: Plan, seen: Seen, why: str) -> DecodeSection:
         return section
     every = [sample for samples in groups.values() for sample in samples]
     depths = [(sample.prompt_tokens or 0) + (sample.answer.output_tokens or 0) / 2 for sample in every]
-    fit = line(depths, [1000 * (sample.decode_s_per_token or 0.0) for sample in every]) if len(groups) > 1 else None
+    fit = line(depths, [_steady_pace(sample) for sample in every]) if len(groups) > 1 else None
     if fit is not None:
         section.fixed = _coefficient(fit.fixed, fit.n, "ms/token", 1)
         section.slope = _coefficient(fit.slope, fit.n, "µs/token per 1 000 tokens", 1e6)

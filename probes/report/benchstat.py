@@ -10,7 +10,7 @@ __all__ = ["benchstat"]
 
 
 def benchstat(result: Result) -> str:
-    """Steps load, coldstart, prefill, generate and ttft, in ns/op and tokens/s. Point values: benchstat has its own statistics."""
+    """Steps load, coldstart, prefill, generate and ttft, in ns/op and tokens/s. Points only: benchstat has its own statistics."""
     inspected = result.inspector
     name = re.sub(r"\s+", "_", result.target.name)
     lines = [
