@@ -20,7 +20,7 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from qm_proxy import __version__
 from qm_proxy.errors import StoreError
@@ -29,7 +29,10 @@ from qm_proxy.store.functions import register
 from qm_proxy.store.migrations import APPLICATION_ID, migrate
 from qm_proxy.store.views import renew
 
-__all__ = ["Failure", "State", "failure_of", "open_for_reading", "open_for_writing", "secret_key"]
+__all__ = ["Failure", "Place", "State", "failure_of", "in_memory", "open_for_reading", "open_for_writing", "secret_key"]
+
+Place: TypeAlias = Path | str
+"""A file, or the name of a database in this process's memory (`in_memory`)."""
 
 KEY_BYTES = 32
 State = Literal["ok", "full", "read_only", "locked", "unavailable", "corrupt", "foreign", "failing"]
@@ -75,17 +78,25 @@ def failure_of(exc: Exception) -> Failure:
     return Failure(state, f"{message} ({exc})", remedy, state not in ("full", "locked"))
 
 
-def open_for_writing(path: Path, *, busy_ms: int = 250) -> tuple[sqlite3.Connection, str]:
+def in_memory() -> str:
+    """A new database that lives in this process's memory as long as a connection to it is open."""
+    return f"file:/qm-{secrets.token_hex(8)}?vfs=memdb"
+
+
+def open_for_writing(place: Place, *, busy_ms: int = 250) -> tuple[sqlite3.Connection, str]:
     """A connection that may write, and the id of this machine in it. Makes and upgrades the database.
 
     Raises `StoreError` (another program's file, a newer version's), `sqlite3.Error`, `OSError`. Autocommit: the caller begins
     its transactions itself.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
-    connection = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+    name, uri = _name(place)
+    connection = sqlite3.connect(name, uri=uri, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
     try:
-        _refuse_foreign(connection, path)
+        if isinstance(place, Path):
+            _refuse_foreign(connection, place)
         if connection.execute("pragma page_count").fetchone()[0] == 0:
             connection.execute("pragma auto_vacuum = incremental")
         connection.execute("pragma journal_mode = wal")
@@ -100,6 +111,12 @@ def open_for_writing(path: Path, *, busy_ms: int = 250) -> tuple[sqlite3.Connect
     except BaseException:
         connection.close()
         raise
+
+
+def _name(place: Place, query: str = "") -> tuple[str, bool]:
+    if isinstance(place, Path):
+        return (f"{place.absolute().as_uri()}{query}", True) if query else (str(place), False)
+    return place, True
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
@@ -145,13 +162,14 @@ def _machine(connection: sqlite3.Connection) -> str:
     return identifier
 
 
-def open_for_reading(path: Path) -> sqlite3.Connection:
+def open_for_reading(place: Place) -> sqlite3.Connection:
     """A connection that cannot write, with our SQL functions. Raises `StoreError` when there is no database of ours."""
-    if not path.is_file():
-        raise StoreError(f"There is no database at {path}.", remedy="Start `qm-proxy serve`, or name another file with --db.")
+    if isinstance(place, Path) and not place.is_file():
+        raise StoreError(f"There is no database at {place}.", remedy="Start `qm-proxy serve`, or name another file with --db.")
     connection = None
+    name, uri = _name(place, "?mode=ro")
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2, check_same_thread=False)
+        connection = sqlite3.connect(name, uri=uri, timeout=2, check_same_thread=False)
         connection.execute("pragma query_only = on")
         connection.execute("pragma cache_size = -16384")
         connection.execute("pragma mmap_size = 268435456")
@@ -160,10 +178,10 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         failure = failure_of(exc)
-        raise StoreError(failure.message, remedy=failure.remedy, path=str(path)) from exc
+        raise StoreError(failure.message, remedy=failure.remedy, path=str(place)) from exc
     if application != APPLICATION_ID:
         connection.close()
-        raise StoreError(f"{path} is not a database of qm-proxy.", remedy="Name another file with --db.", path=str(path))
+        raise StoreError(f"{place} is not a database of qm-proxy.", remedy="Name another file with --db.", path=str(place))
     register(connection)
     return connection
 

@@ -22,7 +22,7 @@ from qm_proxy.errors import StoreError
 from qm_proxy.ids import unix_ms_of
 from qm_proxy.measure.series import coalesced, unpack, written
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
-from qm_proxy.store.database import open_for_reading
+from qm_proxy.store.database import Place, open_for_reading
 from qm_proxy.store.queries import MAX_LIMIT, Json
 from qm_proxy.store.retention import floor_id, sizes
 from qm_proxy.store.shapes import (
@@ -46,10 +46,10 @@ _TURNS = 500
 
 
 class Stored:
-    """Queries on the database at `path`."""
+    """Queries on the database at `place`: a file, or the `place` of a Writer in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self._local = threading.local()
 
     # --- exchanges ----------------------------------------------------------------------------------------------------
@@ -301,27 +301,25 @@ class Stored:
 
     def _connection(self) -> sqlite3.Connection | None:
         """This thread's connection; None while there is no database. Raises `StoreError` when it is none of ours."""
-        try:
-            there = self.path.stat()
-        except FileNotFoundError:
-            return None
-        inode = (there.st_dev, there.st_ino)
-        known: tuple[tuple[int, int], sqlite3.Connection] | None = getattr(self._local, "known", None)
+        inode = size = None
+        if isinstance(self.place, Path):
+            try:
+                there = self.place.stat()
+            except FileNotFoundError:
+                return None
+            inode, size = (there.st_dev, there.st_ino), there.st_size
+        known: tuple[tuple[int, int] | None, sqlite3.Connection] | None = getattr(self._local, "known", None)
         if known is not None and known[0] == inode:
             return known[1]
         self.close()
         try:
-            connection = open_for_reading(self.path)
+            connection = open_for_reading(self.place)
         except StoreError:
-            if there.st_size == 0:
+            if not size:
                 return None  # just being made
             raise
-        if (
-            connection.execute(
-                "select count(*) from sqlite_master where name in ('exchanges', 'runs', 'sessions_last')"
-            ).fetchone()[0]
-            < 3
-        ):
+        made = "select count(*) from sqlite_master where name in ('exchanges', 'sessions_last', 'slowest_exchanges')"
+        if connection.execute(made).fetchone()[0] < 3:
             connection.close()
             return None
         self._local.known = (inode, connection)

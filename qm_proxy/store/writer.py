@@ -25,7 +25,7 @@ from qm_proxy.findings import Finding
 from qm_proxy.ids import new_id
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.record import Opened, Progress, Record
-from qm_proxy.store.database import Failure, failure_of, open_for_writing
+from qm_proxy.store.database import Failure, Place, failure_of, in_memory, open_for_writing
 from qm_proxy.store.retention import Retention, sizes
 from qm_proxy.store.rows import ORDER, STATEMENTS, Keeping, Row, exchange_rows, finding_row, run_row, started_rows
 
@@ -42,14 +42,15 @@ _ROW_BYTES = 200  # what a row costs beside its text and blobs
 
 
 class Writer:
-    """Writes `path`. `start` before the first record, `stop` at the end; between them every method returns at once.
+    """Writes `path`; None: a database in memory, which others open as `place` while this one lives.
 
-    `keep_s`, `keep_bytes`: retention, None for without limit. `now`: the wall clock, s since the epoch.
+    `start` before the first record, `stop` at the end; between them every method returns at once. `keep_s`, `keep_bytes`:
+    retention, None for without limit. `now`: the wall clock, s since the epoch.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         *,
         excerpts: bool = True,
         content: bool = False,
@@ -59,7 +60,7 @@ class Writer:
         linger_s: float = LINGER_S,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.path = path
+        self.place: Place = in_memory() if path is None else path
         self._keeping = Keeping(excerpts, content)
         self._retention = Retention(keep_s, keep_bytes)
         self._queue_bytes = queue_bytes
@@ -168,7 +169,7 @@ class Writer:
         """What the console shows. `state` is "ok" or why nothing can be written; `message` and `remedy` say it in words."""
         failure, since = self._failure, self._failing_since
         return {
-            "path": str(self.path),
+            "path": str(self.place) if isinstance(self.place, Path) else None,
             "state": "ok" if failure is None else failure.state,
             "message": None if failure is None else failure.message,
             "remedy": None if failure is None else failure.remedy,
@@ -258,17 +259,21 @@ class Writer:
     def _connected(self) -> sqlite3.Connection:
         """The connection; a new one when there is none, or when the file under it was moved or deleted."""
         if self._connection is not None:
-            try:
-                there = self.path.stat()
-            except FileNotFoundError:
-                there = None
-            if there is not None and (there.st_dev, there.st_ino) == self._inode:
+            if self._inode == self._there():
                 return self._connection
             self._close()
-        self._connection, _ = open_for_writing(self.path)
-        there = self.path.stat()
-        self._inode = (there.st_dev, there.st_ino)
+        self._connection, _ = open_for_writing(self.place)
+        self._inode = self._there()
         return self._connection
+
+    def _there(self) -> tuple[int, int] | None:
+        if not isinstance(self.place, Path):
+            return None
+        try:
+            there = self.place.stat()
+        except FileNotFoundError:
+            return None
+        return there.st_dev, there.st_ino
 
     def _close(self) -> None:
         if self._connection is not None:
