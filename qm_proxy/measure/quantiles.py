@@ -180,11 +180,12 @@ def _middle(place: int) -> float:
 
 
 def _ranked(pairs: Sequence[tuple[float, int]], rank: int) -> float:
-    for value, count in pairs:
-        rank -= count
-        if rank < 0:
-            return value
-    return pairs[-1][0]
+    """The value of that rank, from 0; `pairs` are values with their counts, ascending."""
+    at = 0
+    while rank >= pairs[at][1] and at + 1 < len(pairs):
+        rank -= pairs[at][1]
+        at += 1
+    return pairs[at][0]
 
 
 class Sampled:

@@ -90,9 +90,8 @@ class Scene:
         self.told = Told(fails)
         self.troubles: list[str] = []
         head = RequestHead(at(1), at(0), 0, method, target, headers)
-        self.exchange = Exchange(
-            head, self.told, unix_ns_of=lambda t_ns: UNIX + t_ns - T0, trouble=self.troubles.append, **kwargs
-        )
+        kwargs = {"unix_ns_of": lambda t_ns: UNIX + t_ns - T0, "trouble": self.troubles.append} | kwargs
+        self.exchange = Exchange(head, self.told, **kwargs)
         if body is not None:
             if body:
                 self.exchange.see(RequestBody(at(2), 0, body))
@@ -407,6 +406,20 @@ def test_lags_belong_to_the_chunks_of_their_read() -> None:
     assert (record.written_lag_s, record.proxy_overhead_s) == (8e-5, 4e-5)
 
 
+def test_a_connection_that_is_gone_without_a_word() -> None:
+    scene = streamed(Scene(trouble=None), done=False)
+    scene.exchange.abandon(at(500))
+    assert (scene.record.ending, scene.record.undecoded) == ("upstream_truncated", "its end was not seen")
+
+
+def test_what_a_guard_would_have_to_repeat() -> None:
+    scene = Scene()
+    assert scene.exchange.standing() is None
+    standing = streamed(scene, done=False).exchange.standing()
+    assert standing is not None
+    assert standing.model == "tiny"
+
+
 def test_after_the_end_nothing_is_heard() -> None:
     scene = streamed(Scene()).end(200)
     told = list(scene.told.calls)
@@ -463,6 +476,9 @@ def test_garbage_for_http() -> None:
 def test_a_coded_answer_is_decoded_on_the_copy() -> None:
     scene = Scene().answer(content_encoding=b"gzip").read(100, gzip.compress(native("a") + DONE)).end(101)
     assert (scene.record.chunks, scene.record.output_tokens, scene.record.undecoded) == (1, 4, None)
+    gap = Scene().answer(content_encoding=b"gzip")
+    gap.exchange.see(Skipped(at(99), 0, "upstream", 5))
+    assert gap.end(101).record.undecoded == "5 bytes of the answer were not copied"
     broken = Scene().answer(content_encoding=b"gzip").read(100, b"no gzip at all").end(101)
     assert (broken.record.undecoded or "").startswith("the answer: not decodable")
 
@@ -632,6 +648,26 @@ def test_a_sink_that_fails_is_counted_and_harms_nothing(fails: str) -> None:
     scene = streamed(Scene(fails=fails, detectors=watched(Watcher()))).end(200)
     assert scene.record.ending == "complete"
     assert set(scene.troubles) == {"sink: RuntimeError"}
+
+
+def test_a_detector_may_fail_at_what_happens_beside() -> None:
+    class Deaf:
+        def see(self, event: Event) -> Iterable[Finding]:
+            raise ValueError("deaf")
+
+    scene = Scene(detectors=watched(Deaf()))
+    scene.exchange.beside(HostSample(at(50)))
+    scene.exchange.beside(HostSample(at(60)))
+    assert scene.troubles == ["detector Deaf: ValueError"]
+
+
+def test_a_request_reader_that_fails_costs_only_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("qm_proxy.exchange.read_request", fail)
+    record = streamed(Scene()).end(200).record
+    assert (record.model, record.chunks, record.undecoded) == (None, 3, "the request's body: KeyError")
 
 
 def test_a_decoder_that_fails_costs_the_answer_only_its_reading(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import random
 import zlib
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qm_proxy.measure import series
 from qm_proxy.measure.series import (
     RESOLUTION_NS,
     UNKNOWN,
@@ -104,6 +106,20 @@ def test_costs_no_more_than_two_bytes_a_token_at_ordinary_rates(rate: int, jitte
     assert len(pack_lags(lags)) <= len(times)
 
 
+def test_any_negative_lag_is_unknown() -> None:
+    assert unpack_lags(pack_lags([-1, -(10**6), 20_000])) == [None, None, 20_000]
+
+
+def test_the_bytes_are_the_same_on_every_machine() -> None:
+    times = [0, 20_000, 40_000, 40_000, 40_000 + 20_000 * 0x1234, 10**12]
+    little = pack(times)
+    assert little == bytes.fromhex("0100140600" + "0101fe34ff" + "0000ff12ff" + "cabceb17")
+    with mock.patch.object(series, "_BIG_ENDIAN", True):  # codes come out swapped here, and are swapped back on the way in
+        swapped = pack(times)
+        assert swapped[5:15] == little[10:15] + little[5:10]
+        assert unpack(swapped) == unpack(little)
+
+
 def test_empty_and_single_series_are_a_few_bytes() -> None:
     assert unpack(pack([])) == []
     assert unpack_lags(pack_lags([])) == []
@@ -140,6 +156,7 @@ def test_a_blob_of_another_version_or_kind_is_refused() -> None:
         (pack([0, 40_000, 99_000])[:-1], unpack),
         (pack([0, 40_000, 99_000]) + b"\x01", unpack),
         (pack([0, 10**13])[:-1], unpack),
+        (pack([0, 10**13]) + b"\x00", unpack),
         (pack(range(0, 10**9, 10**6))[:-2], unpack),
         (b"\x01\x00\x80\x80", unpack),
     ):

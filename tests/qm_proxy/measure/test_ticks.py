@@ -204,6 +204,19 @@ def test_a_client_that_never_takes_is_unknown_and_not_zero() -> None:
     assert ticks.overheads.quantile(0.5) is None
 
 
+def test_a_chunk_of_a_read_that_nobody_told_of_is_unknown() -> None:
+    ticks = Ticks(0)
+    ticks.see(chunk("t", 1))
+    ticks.written(5, 40_000)
+    ticks.see(chunk("t", 5))
+    ticks.see(chunk("t", 6))
+    ticks.close(9)
+    chunks = ticks.chunks(0)
+    assert chunks is not None
+    assert chunks.written is not None
+    assert unpack_lags(chunks.written) == [None, 40_000, None]
+
+
 def test_waiting_chunks_survive_the_packing_of_their_block() -> None:
     ticks, now = Ticks(0), 0
     for _ in range(1000):
