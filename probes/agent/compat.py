@@ -43,6 +43,7 @@ Label = Literal[
 _K: Final = {"easy": 5, "hard": 16}
 _TURNS: Final = {"easy": 8, "hard": 32}
 _TASKS: Final = {"easy": 5, "hard": 4}
+_FIRST: Final = 300  # seed of the first fixed task
 _BAR: Final = 0.80
 _MAX_RECOVERY: Final = 2
 _STALL: Final = 2  # identical turns after the first
@@ -72,7 +73,7 @@ def tasks(tier: str) -> tuple[Task, ...]:
     if tier == "easy":
         return tuple(_easy(index) for index in range(_TASKS["easy"]))
     if tier == "hard":
-        solvable = (generate(tier_named("hard"), seed) for seed in range(1000))
+        solvable = (generate(tier_named("hard"), seed) for seed in range(_FIRST, _FIRST + 1000))
         chosen = [instance for _, instance in zip(range(_TASKS["hard"]), (i for i in solvable if i.down is None), strict=False)]
         return tuple(
             Task(f"hard-{n}", "hard", _without_done(instance, "\n".join(instance.task.splitlines()[:-1])), ())
@@ -83,7 +84,7 @@ def tasks(tier: str) -> tuple[Task, ...]:
 
 def _easy(index: int) -> Task:
     """Four tasks of two calls (look up the change, apply it) and one of a single call (run the tests)."""
-    instance = generate(tier_named("easy"), index)
+    instance = generate(tier_named("easy"), _FIRST + index)
     goal = instance.goals[0]
     if index < _TASKS["easy"] - 1:
         text = f"In {goal.service}, {goal.symptom}. Apply the change that {goal.path} lists for it. Change no other file."

@@ -39,7 +39,7 @@ _SIMPLE_TOOLS = ("list_files", "read_file", "search", "write_patch", "run_tests"
 def generate(tier: Tier, seed: int) -> Instance:
     """The instance of that tier and seed. `RuntimeError` if none of its drafts can be solved in time (never seen)."""
     for draft in range(_DRAFTS):
-        instance = _Draft(tier, seed, Random(f"{GENERATOR_VERSION}/{tier.name}/{seed}/{draft}")).make()
+        instance = _Draft(tier, seed, Random(f"{GENERATOR_VERSION}/{tier!r}/{seed}/{draft}")).make()
         optimum = World(instance).distance()
         world, steps = play(instance, 4 * tier.horizon)
         solved = world.claim is not None and world.truthful() and not world.damage()
