@@ -25,6 +25,7 @@ from qm_proxy.wire.http import Broken, HttpConnection, HttpEvent, RequestHead, R
 
 __all__ = ["Fanout", "MakeExchange", "Observer"]
 
+BREATH = 8
 _REQUEST_BEGINS = re.compile(rb"[A-Z]{3,16} \S+ HTTP/1\.[01]\r?\n")
 
 
@@ -79,8 +80,10 @@ class _Connection:
 class Observer:
     """Fed with batches; makes exchanges and tells them what happened. `status()` is what the console shows about it."""
 
-    def __init__(self, make_exchange: MakeExchange) -> None:
+    def __init__(self, make_exchange: MakeExchange, breathe: Callable[[], object] = lambda: None) -> None:
+        """`breathe` is called every `BREATH` records: there the observer lets the relay have the core."""
         self._make = make_exchange
+        self._breathe = breathe
         self._connections: dict[tuple[int, int], _Connection] = {}
         self._last: dict[int, tuple[int, int]] = {}  # relay → (sequence, dropped batches)
         self.relays: dict[int, dict[str, Any]] = {}
@@ -102,6 +105,8 @@ class Observer:
         self._last[batch.relay] = (batch.sequence, batch.dropped_batches)
         for kind, connection, t_ns, offset, lag_ns, data in batch.records():
             self.records += 1
+            if not self.records % BREATH:
+                self._breathe()
             try:
                 self._record(batch.relay, kind, connection, Nanoseconds(t_ns), offset, lag_ns, data)
             except Exception as exc:

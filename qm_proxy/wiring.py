@@ -110,7 +110,7 @@ class Process:
             sinks.append(Terminal())
         self.fanout = Fanout(sinks)
         self.residency = ResidencyWatch(upstream.url, upstream.unix, self.plan["poll"], self._resident)
-        self.observer = Observer(self._exchange)
+        self.observer = Observer(self._exchange, breathe=getattr(os, "sched_yield", lambda: None))
         self.host: Host | None = None
         self._watch_ourselves()
         sockets = [socket.socket(fileno=fd) for fd in config["console_fds"]]
