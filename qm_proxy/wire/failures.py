@@ -50,13 +50,15 @@ _Found = tuple[str, str | None, int | None, int | None]
 
 def _unwrap(error: object, depth: int) -> _Found:
     if isinstance(error, str):
+        error = error.strip()
         start = error.find("{") if depth > 0 else -1
         if start >= 0:
             try:
                 inner: object = msgspec.json.decode(error[start:])
             except REFUSED:
                 inner = None
-            if isinstance(inner, dict) and (found := _of_object(inner, depth - 1))[0]:
+            # Behind other words only an error object counts: a tool parser's error quotes the model's own JSON.
+            if isinstance(inner, dict) and (start == 0 or "error" in inner) and (found := _of_object(inner, depth - 1))[0]:
                 return found
         return error, None, None, None
     if isinstance(error, dict):

@@ -253,7 +253,7 @@ def _digest(value: str) -> str:
     raw = payload.encode("utf-8", "replace")
     try:
         if not value.startswith(("http://", "https://", "file-")):
-            raw = binascii.a2b_base64(raw, strict_mode=False)
+            raw = binascii.a2b_base64(raw.translate(None, b"\r\n "), strict_mode=True)
     except ValueError:
         pass
     return hashlib.sha256(raw).hexdigest()

@@ -26,14 +26,11 @@ def tolerant(raw: bytes, kind: type[T]) -> T | None:
 
 
 def compact(value: object) -> str:
-    """JSON text of what came out of msgspec, key order kept."""
+    """JSON text of what came out of msgspec, key order kept; "" where it is nested too deeply."""
     try:
         return msgspec.json.encode(value).decode()
-    except (OverflowError, ValueError, TypeError, RecursionError):  # a whole number beyond 64 bits
-        try:
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-        except (ValueError, RecursionError):
-            return ""
+    except RecursionError:
+        return ""
 
 
 def evidence(raw: bytes) -> str:
