@@ -15,6 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from probes.agent import Seen as Played
+from probes.agent import compat_rows
+from probes.agent import cost as agent_cost
+from probes.agent import joint as agent_joint
+from probes.agent import plan_for as agent_plan
+from probes.agent import report_agent as play
 from probes.ask import Answer, Ask, Note, Probe, Stopped
 from probes.audit import Trials, audit, audit_cost, audit_plan
 from probes.audit.ladder import Ladder
@@ -24,7 +30,7 @@ from probes.inspector import Plan, Seen, cost, inspect, plan_for
 from probes.joint import joint_verdict
 from probes.padding import GRAMMAR_VERSION
 from probes.quantamind import Legacy, compat_audit, compat_section
-from probes.result import AuditSection, Host, InspectorSection, Result, Run, Target
+from probes.result import AgentSection, AuditSection, Host, InspectorSection, Result, Run, Target
 from probes.rows import Rows
 from probes.runner import Outcome, Progress, Runner
 from probes.survey import Survey, survey
@@ -32,11 +38,11 @@ from qm_proxy import __version__
 from qm_proxy.errors import InvalidMeasurement, QmError, SettingsError, UpstreamUnreachable
 from qm_proxy.events import HostSample
 
-__all__ = ["EXIT", "Estimate", "Options", "Session", "audit_context", "inspect_model", "report_model"]
+__all__ = ["EXIT", "Estimate", "Options", "Session", "audit_context", "inspect_model", "report_agent", "report_model"]
 
 Kind = Literal["inspect", "audit", "agent", "report"]
-EXIT = {"inconclusive": 3, "invalid": 4, "unusable baseline": 3}
-"""Audit verdicts that are no good result; every other one exits 0."""
+EXIT = {"inconclusive": 3, "invalid": 4, "unusable baseline": 3, "NOT READY": 1, "INSUFFICIENT DATA": 3}
+"""Verdicts that are no good result; every other one exits 0."""
 
 
 @dataclass(slots=True)
@@ -55,6 +61,12 @@ class Options:
     window_tokens: int | None = None  # inspect: num_ctx of the session
     max_tokens: int | None = None  # audit: longest prompt
     think: bool | None = None  # None: as the model does by itself
+    paired: int | None = None  # audit: so many trials at fixed lengths instead of the sequential design
+    tiers: str | None = None  # agent
+    k: int | None = None
+    strict_k: bool = False
+    all_tiers: bool = False
+    both: bool = False  # agent: native tools and prompt-JSON
     budget_s: float | None = None  # model time after which a run concludes
     resume: bool = True  # go on with an interrupted run of the same kind, model and seed found in `out`
     argv: list[str] = field(default_factory=list)
@@ -151,6 +163,7 @@ class Session:
             advertised_tokens=found.target.advertised_context_tokens,
             affordable_tokens=affordable,
             think=(self.options.think if self.options.think is not None else True) if can_think else None,
+            paired=self.options.paired,
             host=self.host,
         )
         slope = inspected.prefill.slope if inspected is not None else None
@@ -167,14 +180,42 @@ class Session:
             self.warnings += trials.warnings
         return section
 
+    def playing(self, played: Played) -> Probe[AgentSection | None]:
+        plan = agent_plan(
+            self.options.model,
+            self.options.upstream,
+            seed=self.seed,
+            tiers=self.options.tiers,
+            k=self.options.k,
+            strict_k=self.options.strict_k,
+            all_tiers=self.options.all_tiers,
+            both=self.options.both,
+            quick=self.options.quick,
+            compat=self.options.compat,
+            think=self.options.think,
+            window_tokens=self.options.window_tokens if self.kind == "agent" else None,
+            host=self.host,
+        )
+        priced = agent_cost(plan)
+        line = f"agent: {priced.runs_least} to {priced.runs_most} runs, at most {priced.turns_most} turns, "
+        line += f"{_duration(priced.seconds_least)} to {_duration(priced.seconds_most)} ({priced.assumed})"
+        self._add_cost(line, 0, 0, priced.seconds_most)
+        yield from self._say_cost()
+        if self.options.dry_run:
+            return None
+        section = yield from play(plan, played)
+        return section
+
     def _priced(self, what: str, requests: int, prompt: int, output: int, seconds: float, assumed: str) -> None:
         line = (
             f"{what}: about {requests} requests, {prompt:,} prompt and {output:,} output tokens, {_duration(seconds)} ({assumed})"
         )
+        self._add_cost(line, prompt, output, seconds)
+
+    def _add_cost(self, line: str, prompt: int, output: int, seconds: float) -> None:
         before = self.estimate
-        lines = [*(before.lines if before else []), line]
         self.estimate = Estimate(
-            lines,
+            [*(before.lines if before else []), line],
             prompt + (before.prompt_tokens if before else 0),
             output + (before.output_tokens if before else 0),
             seconds + (before.seconds if before else 0.0),
@@ -250,14 +291,18 @@ async def audit_context(options: Options, session: Session | None = None) -> Res
     return await _drive(session, _audit_only(session, parts), parts)
 
 
-async def report_model(options: Options, session: Session | None = None, agent: AgentPart | None = None) -> Result:
-    """All probes and the joint verdict. `agent` makes the Agent Report from (survey, session); without it, it is absent."""
+async def report_agent(options: Options, session: Session | None = None) -> Result:
+    """Can it finish long work."""
+    session = session or Session("agent", options)
+    parts = _Parts()
+    return await _drive(session, _agent_only(session, parts), parts)
+
+
+async def report_model(options: Options, session: Session | None = None) -> Result:
+    """All three probes and the joint verdict."""
     session = session or Session("report", options)
     parts = _Parts()
-    return await _drive(session, _report(session, parts, agent), parts)
-
-
-AgentPart = Callable[[Survey, Session], Probe[Any]]
+    return await _drive(session, _report(session, parts), parts)
 
 
 @dataclass(slots=True)
@@ -266,9 +311,14 @@ class _Parts:
 
     inspector: InspectorSection | None = None
     audit: AuditSection | None = None
-    agent: Any = None
+    agent: AgentSection | None = None
     seen: Seen = field(default_factory=Seen)
+    played: Played = field(default_factory=Played)
     legacy: Legacy | None = None
+
+    @property
+    def stopped(self) -> Stopped | None:
+        return self.seen.stopped or self.played.stopped
 
 
 def _inspect_only(session: Session, parts: _Parts) -> Probe[None]:
@@ -283,14 +333,18 @@ def _audit_only(session: Session, parts: _Parts) -> Probe[None]:
         parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
 
 
-def _report(session: Session, parts: _Parts, agent: AgentPart | None) -> Probe[None]:
+def _agent_only(session: Session, parts: _Parts) -> Probe[None]:
+    yield from session.look()
+    parts.agent = yield from session.playing(parts.played)
+
+
+def _report(session: Session, parts: _Parts) -> Probe[None]:
     found = yield from session.look()
     parts.inspector = yield from session.inspecting(found, parts.seen)
     if session.options.compat is not None and not session.options.dry_run:
         parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
     parts.audit = yield from session.auditing(found, parts.inspector)
-    if agent is not None and not session.options.dry_run:
-        parts.agent = yield from agent(found, session)
+    parts.agent = yield from session.playing(parts.played)
 
 
 async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
@@ -303,7 +357,7 @@ async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
         if isinstance(error, SettingsError):
             raise
         failure = error
-    stopped = session.runner.stopped or parts.seen.stopped or (session.trials.stopped if session.trials else None)
+    stopped = session.runner.stopped or parts.stopped or (session.trials.stopped if session.trials else None)
     if session.survey is None and stopped is not None and stopped.reason == "upstream":
         raise UpstreamUnreachable(
             f"Nothing answers at {session.options.upstream}: {stopped.detail}.", remedy="Start Ollama, or give --upstream."
@@ -339,6 +393,8 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
         result.run.stopping = "sequential: Wald's test per rung, confirmed, then bisection"
         if result.run.exit_code == 0:
             result.run.exit_code = EXIT.get(parts.audit.verdict, 0)
+    if parts.agent is not None and result.run.exit_code == 0:
+        result.run.exit_code = EXIT.get(parts.agent.verdict, 0)
     if parts.inspector is not None:
         for code, text in _doubts(parts.inspector, parts.seen):
             result.warn(code, text)
@@ -349,8 +405,14 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
             ceilings.usable_tokens, ceilings.usable_note = parts.audit.maintained_tokens, parts.audit.sentence
             ceilings.unmeasured.pop("usable_tokens", None)
     if session.options.compat == "quantamind":
-        result.compat = compat_section(session.host, parts.seen, parts.inspector, parts.legacy, result.agent)
-    if parts.inspector is not None or parts.audit is not None or parts.agent is not None:
+        result.compat = compat_section(session.host, parts.seen, parts.inspector, parts.legacy)
+        if parts.played.compat is not None:
+            ours = parts.agent.tiers if parts.agent is not None else []
+            result.compat.agent, values = compat_rows(parts.played.compat, session.host, ours)
+            result.compat.values |= values
+    if parts.agent is not None:
+        result.joint = agent_joint(parts.agent, parts.audit, parts.inspector)
+    elif parts.inspector is not None or parts.audit is not None:
         result.joint = joint_verdict(result)
 
 

@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from probes.ask import Answer, Ask, Note, Probe, Stopped
 from probes.audit.facts import make_trial
@@ -198,9 +197,7 @@ def legacy_stream(answer: Answer) -> _LegacyStream | None:
     )
 
 
-def compat_section(
-    host: Host, seen: Seen, inspected: InspectorSection | None, legacy: Legacy | None, agent: Any = None
-) -> CompatSection:
+def compat_section(host: Host, seen: Seen, inspected: InspectorSection | None, legacy: Legacy | None) -> CompatSection:
     """The rows of the post by its own definitions, with our reading where theirs misleads."""
     section = CompatSection()
     if seen.cold:
@@ -208,9 +205,6 @@ def compat_section(
     _memory_rows(section, host, seen, inspected)
     if legacy is not None:
         _audit_rows(section, legacy)
-    compat = getattr(agent, "compat", None) if agent is not None else None
-    if isinstance(compat, list):
-        section.agent = [CompatRow.model_validate(row) for row in compat]
     return section
 
 

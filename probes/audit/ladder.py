@@ -48,6 +48,7 @@ class Design:
     finest_ratio: float = 1.25
     invalid_limit: int = 3
     headers: int = 2
+    fixed: int | None = None  # exactly so many trials a rung, no stopping: for paired comparison of two models
 
     @classmethod
     def standard(cls, rungs: tuple[int, ...], base_tokens: int = 512, *, deep: bool = False) -> Design:
@@ -56,6 +57,10 @@ class Design:
     @classmethod
     def quick(cls, rungs: tuple[int, ...], base_tokens: int = 512) -> Design:
         return cls(base_tokens, rungs, baseline_trials=12, at_most=6, alpha=0.2, beta=0.2, top_first=True, headers=1)
+
+    @classmethod
+    def paired(cls, rungs: tuple[int, ...], base_tokens: int, n: int) -> Design:
+        return cls(base_tokens, rungs, baseline_trials=n, at_least=n, at_most=n, fixed=n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,10 @@ class Ladder:
                 self.design.at_least,
                 self.design.at_most,
             )
-            yield from self._from_the_top() if self.design.top_first else self._ascend()
+            if self.design.fixed is not None:
+                yield from self._every_rung(self.design.fixed)
+            else:
+                yield from self._from_the_top() if self.design.top_first else self._ascend()
         self.finished = True
 
     @property
@@ -235,6 +243,19 @@ class Ladder:
             if decision == "bad" and self._rung(target).decision == "bad" and not self._dips(target):
                 yield from self._bisect(good, target)
             return
+
+    def _every_rung(self, n: int) -> Steps:
+        assert self.test is not None
+        for target in self.design.rungs:
+            rung = self._rung(target)
+            rung.rounds = 1
+            while rung.n < n and rung.invalid < self.design.invalid_limit:
+                yield from self._trial(rung)
+            if rung.invalid >= self.design.invalid_limit:
+                rung.decision = "invalid"
+            else:
+                judged = self.test.judge(rung.correct, rung.n)
+                rung.decision = "ok" if judged == "good" else "bad" if judged == "bad" else "undecided"
 
     def _dips(self, target: int) -> bool:
         return any(rung.decision == "ok" and rung.target > target for rung in self.rungs.values())

@@ -83,9 +83,13 @@ def audit_plan(
     advertised_tokens: int | None = None,
     affordable_tokens: int | None = None,
     think: bool | None = None,
+    paired: int | None = None,
     host: Host | None = None,
 ) -> AuditPlan:
-    """Rungs double from 1 024 to the top: what was asked for, what is advertised, what fits in memory, whichever is least."""
+    """Rungs double from 1 024 to the top: what was asked for, what is advertised, what fits in memory, whichever is least.
+
+    `paired`: a fixed number of trials at the base and the three longest rungs, for comparing two models.
+    """
     budget = ANSWER_TOKENS + (2 * THINKING_TOKENS if think else 0)
     reserve = max(RESERVE, 2 * budget)
     top = max_tokens or (8192 if profile == "quick" else 32768)
@@ -99,7 +103,12 @@ def audit_plan(
         rungs.append(rungs[-1] * 2)
     rungs = [rung for rung in rungs if base < rung < top / 1.1]
     steps = (*rungs, top) if top > base else ()
-    design = Design.quick(steps, base) if profile == "quick" else Design.standard(steps, base, deep=profile == "deep")
+    if paired is not None:
+        design = Design.paired(steps[-3:], base, paired)
+    elif profile == "quick":
+        design = Design.quick(steps, base)
+    else:
+        design = Design.standard(steps, base, deep=profile == "deep")
     return AuditPlan(
         model=model,
         endpoint=endpoint,
