@@ -117,7 +117,8 @@ HEADS = {
     "unknown method": b"FROBNICATE /api/tags HTTP/1.1\r\nHost: h\r\n\r\n",
     "trace": b"TRACE / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n",
     "connect": b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n",
-    "options": b"OPTIONS /api/chat HTTP/1.1\r\nHost: h\r\nOrigin: http://localhost\r\nAccess-Control-Request-Method: POST\r\n\r\n",
+    "options": b"OPTIONS /api/chat HTTP/1.1\r\nHost: h\r\nOrigin: http://localhost\r\n"
+    b"Access-Control-Request-Method: POST\r\n\r\n",
     "preface of http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "http/1.0": b"GET / HTTP/1.0\r\n\r\n",
     "http/0.9": b"GET /\r\n",
@@ -568,12 +569,20 @@ for name, data in GARBAGE.items():
     CASES[f"garbage: both ways, {name}"] = exchange(data, data)
 
 
+def send_all_then_fin(side: Side, data: bytes) -> None:
+    side.send(data)
+    side.fin()
+
+
 @case("size: 20 MB up and down at once")
 def _big_both(client: Side, upstream: Side) -> None:
     up, down = pattern(20_000_000, 2), pattern(20_000_000, 3)
-    with in_background(lambda: client.send(up)), in_background(lambda: upstream.send(down)):
-        with in_background(lambda: upstream.read(len(up))):
-            client.read(len(down))
+    with (
+        in_background(lambda: client.send(up)),
+        in_background(lambda: upstream.send(down)),
+        in_background(lambda: upstream.read(len(up))),
+    ):
+        client.read(len(down))
     client.fin()
     upstream.rest()
     upstream.close()
@@ -583,7 +592,7 @@ def _big_both(client: Side, upstream: Side) -> None:
 @case("size: 16 MB to a client that reads late")
 def _late_reader(client: Side, upstream: Side) -> None:
     down = pattern(16_000_000, 4)
-    with in_background(lambda: (upstream.send(down), upstream.fin())):
+    with in_background(lambda: send_all_then_fin(upstream, down)):
         client.awaits(100_000)
         client.rest()
     client.close()
@@ -593,7 +602,7 @@ def _late_reader(client: Side, upstream: Side) -> None:
 @case("size: 16 MB to an upstream that reads late")
 def _late_upstream(client: Side, upstream: Side) -> None:
     up = pattern(16_000_000, 5)
-    with in_background(lambda: (client.send(up), client.fin())):
+    with in_background(lambda: send_all_then_fin(client, up)):
         upstream.awaits(100_000)
         upstream.rest()
     upstream.close()

@@ -69,6 +69,16 @@ class Side:
         with contextlib.suppress(ConnectionError):
             self.sock.sendall(data)
 
+    def push_until_stuck(self, patience_s: float = 0.2) -> int:
+        """Send until nobody takes any more; how many bytes that were."""
+        sent = 0
+        self.sock.settimeout(patience_s)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent += self.sock.send(b"\0" * (1 << 20))
+        self.sock.settimeout(PATIENCE_S)
+        return sent
+
     def fin(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
 
@@ -189,7 +199,11 @@ def connect(address: Address) -> socket.socket:
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.settimeout(PATIENCE_S)
-    sock.connect(address)
+    try:
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -245,7 +259,7 @@ class Copy:
                 for batch in self.reader.feed(data):
                     self.heads.append(Head(batch.sequence, batch.dropped_batches, batch.dropped_records, batch.dropped_bytes))
                     if self.keep:
-                        self.records += [Record(Kind(kind), *rest) for kind, *rest in batch.records()]
+                        self.records += [Record(Kind(found[0]), *found[1:]) for found in batch.records()]
                 self.changed.notify_all()
 
     def pause(self) -> None:
@@ -347,7 +361,7 @@ class RelayProcess:
         return stats
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def rss_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
