@@ -21,7 +21,7 @@ __all__ = ["EXACT", "SIGMA", "Running", "Sampled", "Tail", "Trailing", "mad_of_s
 
 SIGMA = 1.4826
 EXACT = 2048
-"""So many values `Running` keeps as they are (16 KiB); beyond, it counts them in bins of relative width 1/128."""
+"""So many values `Running` keeps as they are (8 KiB below 2³²); beyond, it counts them in bins of relative width 1/128."""
 
 _SUB_BITS = 7
 
@@ -71,14 +71,14 @@ class Tail(NamedTuple):
 
 class Running:
     """Quantiles of an endless series of integers ≥ 0. Exact up to `exact` values; beyond, each quantile lies within 0.4 % of a
-    value that exactly is one, and memory stays below 16 KiB of values and 30 KiB of bins. Count, sum, least and greatest are
+    value that exactly is one, and memory stays below 16 KiB of values and 60 KiB of bins. Count, sum, least and greatest are
     always exact."""
 
     __slots__ = ("_bins", "_exact", "_values", "greatest", "least", "n", "total")
 
     def __init__(self, exact: int = EXACT) -> None:
         self._exact = exact
-        self._values = array("q")  # in order of arrival, sorted when asked
+        self._values = array("I")  # in order of arrival, sorted when asked; "Q" once one needs it
         self._bins: array[int] | None = None
         self.n = 0
         self.total = 0
@@ -97,11 +97,13 @@ class Running:
         self.n += len(values)
         self.total += sum(values)
         if self._bins is None:
-            self._values.fromlist(values) if type(values) is list else self._values.extend(values)  # twice as fast
+            if high >> 32 and self._values.typecode == "I":
+                self._values = array("Q", self._values)
+            self._values.fromlist(values if type(values) is list else list(values))
             if self.n > self._exact:
                 self._bins = array("L")
                 self._count(self._values, self.greatest)
-                self._values = array("q")
+                self._values = array("I")
         else:
             self._count(values, high)
 

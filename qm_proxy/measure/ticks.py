@@ -6,14 +6,13 @@ Rules that hold here:
   between them is no gap.
 - A gap across a pause of the client, a sleep of the machine or bytes that were not copied is in the series, not in `gaps`.
 - What a slow client took late is known by the next sign that it had caught up (TCP keeps order): an upper bound.
-- Kept per chunk: 4 bytes (arrival 2, lag 2), and for the first 2 048 gaps 8 more, for exact quantiles. Beside that a block of
-  at most 256 reads in the making: packing them together costs a third of packing each.
+- Kept per chunk: 4 bytes (arrival 2, lag 2), and for the first 2 048 gaps 4 more, for exact quantiles. Beside that a block of
+  64 reads in the making, some 50 bytes each: packing them together costs a third of packing each.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 
 from qm_proxy.events import Event, TextDelta, ThinkingDelta, ToolArguments, ToolCall
 from qm_proxy.measure.quantiles import Running, Sampled
@@ -24,7 +23,8 @@ __all__ = ["MAX_RUNS", "Ticks"]
 
 MAX_RUNS = 4096
 """Runs of one kind of chunk that are told apart; an answer that alternates more often than that ends in one run "mixed"."""
-_BLOCK = 256
+_BLOCK = 64
+_UNTOLD = 0xFFFF_FFFF  # of a read in the block: nobody told yet when the client took it
 _LABELS: dict[type, str] = {TextDelta: "text", ThinkingDelta: "thinking", ToolArguments: "tool", ToolCall: "tool"}
 
 
@@ -44,6 +44,8 @@ class Ticks:
         "_suspended",
         "_times",
         "_undivided_pause",
+        "_untold_from",
+        "_waited",
         "_waiting",
         "_was_written",
         "first_chunk_ns",
@@ -80,8 +82,10 @@ class Ticks:
         self._run_start = 0
         self._arrivals = Arrivals(first_ns)
         self._times: list[int] = []  # of the block: arrivals of chunks …
-        self._reads: list[int] = []  # … and of reads, each with its lag,
-        self._read_lags: list[int] = []  # or UNKNOWN, or, of a read that waited for the client, -2 - lag
+        self._reads: list[int] = []  # … and of reads (the same objects), each with its lag …
+        self._read_lags = array("I")
+        self._waited: dict[int, int] = {}  # … or, when it waited for the client, with the lag here
+        self._untold_from = 0  # when behind: from which read on
         self._skip_gap = False
         self._suspended: list[int] = []
         self._lags = Lags()
@@ -104,14 +108,19 @@ class Ticks:
         """An upstream read, told before the events it completed: the client's kernel had taken all of it `lag_ns` later.
         `None`: the client is slow; `client_ready`, or the next read with a lag, will tell."""
         reads = self._reads
-        if len(reads) >= _BLOCK or len(self._times) >= _BLOCK:
+        if len(reads) >= _BLOCK:
             self._fold()
         reads.append(read_ns)
         if lag_ns is None:
-            self._read_lags.append(UNKNOWN)
-            self._behind = True
+            self._read_lags.append(_UNTOLD)
+            if not self._behind:
+                self._behind = True
+                self._untold_from = len(reads) - 1
         else:
-            self._read_lags.append(lag_ns)
+            try:
+                self._read_lags.append(lag_ns)
+            except OverflowError:  # beyond what the relay can say
+                self._read_lags.append(_UNTOLD - 1)
             if self._behind:
                 self._caught_up(read_ns + lag_ns)
 
@@ -251,16 +260,20 @@ class Ticks:
         if self._waiting:
             self._lag_waited([max(t_ns - arrived, 0) for arrived in self._waiting])
             del self._waiting[:]
-        lags = self._read_lags
-        for i, lag in enumerate(lags):
-            if lag == UNKNOWN:
-                lags[i] = -2 - max(t_ns - self._reads[i], 0)
+        for i in range(self._untold_from, len(self._reads)):
+            if self._read_lags[i] == _UNTOLD:
+                self._waited[i] = max(t_ns - self._reads[i], 0)
 
     def _fold_lags(self, amid_read: bool) -> None:
         """The block's chunks get the lags of their reads."""
-        reads, lags, times = self._reads, self._read_lags, self._times
-        last = lags[-1]
-        if last != UNKNOWN:
+        reads, times = self._reads, self._times
+        lags: list[int] = self._read_lags.tolist()
+        if self._behind or self._waited:
+            lags = [UNKNOWN if lag == _UNTOLD else lag for lag in lags]
+            for i, waited in self._waited.items():
+                lags[i] = -2 - waited
+            self._waited.clear()
+        if (last := lags[-1]) != UNKNOWN:
             self.taken_ns = reads[-1] + (last if last >= 0 else -2 - last)
         if not self._was_written:
             self._was_written = True
@@ -273,24 +286,25 @@ class Ticks:
             if min(known) < 0:
                 known = self._sort_out(known)
             if known:
-                self.longest_lag_ns = max(self.longest_lag_ns or 0, max(known))
-                self.overheads.extend(known)
-                self._lags.extend(known)
-        keep = -1 if amid_read else len(reads)
-        del reads[:keep], lags[:keep]
+                self._lag_plain(known)
+        self._untold_from = 0
+        if amid_read:
+            self._reads, self._read_lags = reads[-1:], self._read_lags[-1:]
+            if last < UNKNOWN:
+                self._waited[0] = -2 - last
+        else:
+            del reads[:], self._read_lags[:]
 
-    def _sort_out(self, lags: Sequence[int]) -> list[int]:
-        """Of a block with waiting in it: packs what precedes the last chunk that waited, sets aside what the client has not
-        taken yet, answers with the plain lags behind."""
+    def _sort_out(self, lags: list[int]) -> list[int]:
+        """Of a block with waiting in it (a lag of -2 - n waited n): packs what precedes the last chunk that waited, sets aside
+        what the client has not taken yet, answers with the plain lags behind."""
         plain: list[int] = []
         for i, lag in enumerate(lags):
             if lag >= 0:
                 plain.append(lag)
                 continue
             if plain:
-                self.longest_lag_ns = max(self.longest_lag_ns or 0, max(plain))
-                self.overheads.extend(plain)
-                self._lags.extend(plain)
+                self._lag_plain(plain)
                 plain = []
             if lag != UNKNOWN:
                 self._lag_waited([-2 - lag])
@@ -300,6 +314,11 @@ class Ticks:
             else:
                 self._lags.extend([UNKNOWN])
         return plain
+
+    def _lag_plain(self, lags: list[int]) -> None:
+        self.longest_lag_ns = max(self.longest_lag_ns or 0, max(lags))
+        self.overheads.extend(lags)
+        self._lags.extend(lags)
 
     def _lag_waited(self, lags: list[int]) -> None:
         self.longest_lag_ns = max(self.longest_lag_ns or 0, max(lags))
