@@ -15,6 +15,13 @@ $(BIN)/activate: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+.venv-aider/bin/aider: ## aider, for the one test that runs it
+	$(PYTHON) -m venv .venv-aider
+	.venv-aider/bin/python -m pip install --quiet --disable-pip-version-check aider-chat
+
+.PHONY: .venv-aider
+.venv-aider: .venv-aider/bin/aider
+
 demo: $(BIN)/activate ## install here, then the main job on a simulated Ollama with known truth
 	@$(BIN)/qm-proxy demo --seconds $(or $(DEMO_SECONDS),20)
 

@@ -331,8 +331,13 @@ class RelayProcess:
         ready = self.heard()
         assert ready.get("ready") is True, ready
         self.addresses = [_address(text) for text in ready["listening"]]
-        self.copy = Copy(ours) if read_pipe else None
+        self._copy = Copy(ours) if read_pipe else None
         self.connections = 0  # numbers given out so far by the relay
+
+    @property
+    def copy(self) -> Copy:
+        assert self._copy is not None, "this relay's pipe is not read"
+        return self._copy
 
     @property
     def address(self) -> Address:
