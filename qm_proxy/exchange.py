@@ -110,7 +110,9 @@ class Exchange:
         counted. `unix_ns_of`: the instant of a monotonic stamp; the machine's own clocks unless given."""
         self.connection = connection
         self.record: Record | None = None
-        self._head = head
+        self._first_ns = head.first_ns
+        self._method = head.method
+        self._headers = head.headers  # until the request is read
         self._sink = sink
         self._make_detectors = detectors
         self._window_of = window_of
@@ -132,7 +134,6 @@ class Exchange:
         self._body: list[bytes] | None = [] if self._route.dialect != "other" or self._route.operation else None
         self._body_bytes = 0
         self._skipped_in = 0
-        self._asked: Asked | None = None
         self._opened: Opened | None = None
         self._others: int | None = None
         self._captured_request: str | None = None
@@ -271,9 +272,9 @@ class Exchange:
 
     def add(self, finding: Finding) -> None:
         """A finding about this exchange, from a detector or from who looks across exchanges."""
-        finding.id = finding.id or new_id(self._unix_ns + finding.t_ns - self._head.first_ns)
+        finding.id = finding.id or new_id(self._unix_ns + finding.t_ns - self._first_ns)
         finding.exchange_id = self.id
-        finding.t_s = max(finding.t_ns - self._head.first_ns, 0) / 1e9
+        finding.t_s = max(finding.t_ns - self._first_ns, 0) / 1e9
         if finding.chunk is None and self._timeline.n:
             finding.chunk = self._timeline.n - 1
         if finding.session_id is None and self._opened is not None and self._opened.placed is not None:
@@ -305,15 +306,14 @@ class Exchange:
         """The request is known, or as much of it as there will be."""
         if self._opened is not None:
             return
-        head, route = self._head, self._route
+        headers, route = self._headers, self._route
         asked = self._read_body() if route.dialect != "other" or route.operation else None
-        client = recognise(head.headers, asked)
-        parent = _header(head.headers, b"traceparent")
+        client = recognise(headers, asked)
         self._opened = opened = Opened(
             id=self.id,
-            t_ns=head.first_ns,
+            t_ns=self._first_ns,
             started_at=self.started_at,
-            method=head.method,
+            method=self._method,
             route=route.path,
             dialect=route.dialect,
             operation=route.operation,
@@ -324,10 +324,11 @@ class Exchange:
             origin=client.origin,
             asked=asked,
             hints=client.hints,
-            traceparent=parent,
-            tracestate=_header(head.headers, b"tracestate"),
+            traceparent=_header(headers, b"traceparent"),
+            tracestate=_header(headers, b"tracestate"),
             connection=self.connection,
         )
+        self._headers = ()
         self._timeline.streamed = opened.streamed
         if opened.model is not None and self._others_of is not None and route.generation:
             self._others = self._others_of(opened.model)
@@ -358,13 +359,13 @@ class Exchange:
         if not body and self._route.operation is None:
             return None
         try:
-            asked = read_request(self._route, self._head.headers, body, Nanoseconds(self._timeline.asked_ns))
+            asked = read_request(self._route, self._headers, body, Nanoseconds(self._timeline.asked_ns))
         except Exception as exc:
             self._count(f"request: {type(exc).__name__}")
             self._undecodable(f"the request's body: {type(exc).__name__}")
             return None
         if self._capture and self._route.operation is not None:
-            coding = ContentDecoder(_header(self._head.headers, b"content-encoding") or "", limit=MAX_BODY)
+            coding = ContentDecoder(_header(self._headers, b"content-encoding") or "", limit=MAX_BODY)
             self._captured_request = coding.feed(body)[:CAPTURE_BYTES].decode("utf-8", "replace")
         return asked
 
@@ -412,7 +413,7 @@ class Exchange:
             case Began():
                 self._response_model = event.response_model or self._response_model
             case ToolCall() if len(self._tool_calls) < _MAX_CALLS:
-                t_s = max(event.t_ns - self._head.first_ns, 0) / 1e9
+                t_s = max(event.t_ns - self._first_ns, 0) / 1e9
                 size = len(event.arguments.encode("utf-8", "surrogatepass"))
                 self._tool_calls.append(ToolCallSeen(event.call_id, event.name, t_s, size))
                 self._call_indices.append(event.index)
@@ -461,13 +462,16 @@ class Exchange:
             return
         self._over_ns = t_ns
         self._open()
+        by_framing = self._by_framing(how, clean)
         if self._coding is not None:
-            self._coding.close()
+            if by_framing == "complete":
+                self._coding.close()
             if self._coding.problem is not None:
                 self._undecodable(f"the answer: {self._coding.problem}")
-        by_framing = self._by_framing(how, clean)
         self._give(lambda decoder: decoder.close(by_framing, t_ns))
         self._ending = self._judged(by_framing)
+        if self._status is None and self._ending == "upstream_truncated":
+            self._error = self._error or "The upstream closed the connection without an answer."
         if how in ("framing", "upstream_eof", "upstream_reset") and self._timeline.awaits_client:
             return  # over when the client has taken the rest, or is gone
         self._close(t_ns)

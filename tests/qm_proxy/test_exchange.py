@@ -332,6 +332,8 @@ def test_endings_of_a_stream(done: bool, how: str, clean: bool, ending: str) -> 
 def test_a_client_that_left_before_the_answer() -> None:
     record = Scene().end(4000, "client_reset", clean=False).record
     assert (record.ending, record.http_status, record.ttft_s, record.chunks) == ("client_disconnect", None, None, 0)
+    refused = Scene().end(50, "upstream_eof", clean=False).record
+    assert (refused.ending, refused.error) == ("upstream_truncated", "The upstream closed the connection without an answer.")
     upload = Scene(body=None).end(4000, "client_eof", clean=False).record
     assert (upload.ending, upload.model, upload.client_wait_s) == ("client_disconnect", None, 4.0)
 
@@ -479,6 +481,10 @@ def test_a_coded_answer_is_decoded_on_the_copy() -> None:
     gap = Scene().answer(content_encoding=b"gzip")
     gap.exchange.see(Skipped(at(99), 0, "upstream", 5))
     assert gap.end(101).record.undecoded == "5 bytes of the answer were not copied"
+    left = (
+        Scene().answer(content_encoding=b"gzip").read(100, gzip.compress(native("a"))[:-9]).end(101, "client_reset", clean=False)
+    )
+    assert (left.record.ending, left.record.undecoded) == ("client_disconnect", None)
     broken = Scene().answer(content_encoding=b"gzip").read(100, b"no gzip at all").end(101)
     assert (broken.record.undecoded or "").startswith("the answer: not decodable")
 
