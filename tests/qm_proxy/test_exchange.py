@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -17,6 +18,7 @@ from qm_proxy.exchange import CAPTURE_BYTES, MAX_BODY, Exchange, MakeDetectors
 from qm_proxy.findings import Finding
 from qm_proxy.measure.series import unpack, unpack_lags
 from qm_proxy.record import Opened, Placed, Progress, Record
+from qm_proxy.store.queries import chunks_json, record_json
 from qm_proxy.wire.http import (
     Broken,
     Headers,
@@ -799,3 +801,73 @@ def test_an_unfinished_stream_shows_its_cut_to_the_detectors() -> None:
     streamed(Scene(detectors=watched(watcher)), done=False).end(300, "client_reset", clean=False)
     assert [event.ending for event in watcher.seen if isinstance(event, Cut)] == ["client_disconnect"]
     assert not any(isinstance(event, ToolCall) for event in watcher.seen)
+
+
+# --- anything in any order ------------------------------------------------------------------------------------------------
+
+BYTES = st.sampled_from([b"", b"x", b"{", native("a"), DONE, b"data: [DONE]\n\n", b'{"error":"died"}\n', b"\xff\x00\n", b"[]\n"])
+HOWS = st.sampled_from(["framing", "client_eof", "client_reset", "upstream_eof", "upstream_reset", "closed", "broken"])
+TYPES = st.sampled_from([b"application/x-ndjson", b"application/json", b"text/event-stream", b"text/plain", b""])
+HAPPENINGS = st.one_of(
+    st.tuples(st.just("request"), BYTES),
+    st.tuples(st.just("asked")),
+    st.tuples(
+        st.just("head"), st.sampled_from([101, 200, 204, 301, 404, 500]), TYPES, st.sampled_from([b"", b"gzip", b"zstd", b"?"])
+    ),
+    st.tuples(st.just("body"), BYTES),
+    st.tuples(st.just("body"), BYTES),
+    st.tuples(st.just("end"), HOWS, st.booleans()),
+    st.tuples(st.just("skipped"), st.sampled_from(["client", "upstream"]), st.integers(0, 9999)),
+    st.tuples(st.just("broken"), st.sampled_from(["client", "upstream"])),
+    st.tuples(st.just("written"), st.one_of(st.none(), st.integers(0, 10**9))),
+    st.tuples(st.sampled_from(["client_slow", "client_ready", "tick", "suspended", "refused", "cut", "shutdown", "abandon"])),
+)
+TARGETS = st.sampled_from(
+    [b"/api/chat", b"/v1/chat/completions", b"/v1/messages", b"/v1/responses", b"/api/embed", b"/api/pull", b"/"]
+)
+
+
+@settings(max_examples=200)
+@given(TARGETS, st.lists(HAPPENINGS, max_size=25), st.booleans())
+def test_whatever_happens_there_is_one_story(target: bytes, happenings: list[tuple[Any, ...]], capture: bool) -> None:
+    scene = Scene(target, None, capture=capture, detectors=watched(Watcher()))
+    exchange = scene.exchange
+    for i, (what, *given_) in enumerate(happenings):
+        t = at(10 + 30 * i)
+        match what:
+            case "request":
+                exchange.see(RequestBody(t, 0, given_[0]))
+            case "asked":
+                exchange.see(RequestEnd(t, 0))
+            case "head":
+                headers = ((b"content-type", given_[1]), (b"content-encoding", given_[2]))
+                exchange.see(ResponseHead(t, 0, given_[0], headers))
+            case "body":
+                exchange.see(ResponseBody(t, 0, given_[0]))
+            case "end":
+                exchange.see(ResponseEnd(t, 0, given_[1], given_[0]))
+            case "skipped":
+                exchange.see(Skipped(t, 0, given_[0], given_[1]))
+            case "broken":
+                exchange.see(Broken(t, 0, given_[0], "?"))
+            case "written":
+                exchange.written(t, given_[0])
+            case "suspended":
+                exchange.suspended()
+            case "refused":
+                exchange.refused("refused", t)
+            case _:
+                getattr(exchange, what)(t)
+    exchange.abandon(at(9999))
+    record = scene.record
+    assert scene.told.calls.count("opened") == scene.told.calls.count("closed") == 1
+    assert scene.told.calls[0] in ("opened", "progress")
+    assert scene.told.calls[-1] == "closed"
+    assert scene.told.closed_ == [record]
+    rows = (record.queue_s, record.load_s, record.prefill_s, record.decode_s, record.client_wait_s, record.unexplained_s)
+    assert sum(row or 0.0 for row in rows) == pytest.approx(record.total_s, abs=1e-9)
+    assert set(scene.troubles) <= {"undecoded"}
+    json.dumps(record_json(record), allow_nan=False)
+    chunks = chunks_json(record)
+    assert (chunks is None) == (record.chunks == 0)
+    assert chunks is None or len(chunks["arrival_ns"]) == record.chunks == sum(n for _, n in chunks["kinds"])
