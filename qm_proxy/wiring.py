@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import resource
+import secrets
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -31,15 +33,23 @@ from qm_proxy.beside.host import Host
 from qm_proxy.beside.residency import ResidencyWatch
 from qm_proxy.console.app import Server, build, names_of_sockets
 from qm_proxy.console.live import Live
+from qm_proxy.detect.detector import Detector
+from qm_proxy.errors import StoreError
 from qm_proxy.events import Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
 from qm_proxy.findings import Finding
+from qm_proxy.ids import new_id, unix_ms_of
 from qm_proxy.observer import Fanout, Observer
 from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.relay.addresses import parse_upstream
 from qm_proxy.relay.pipe import Reader
+from qm_proxy.sessions import Sessions
 from qm_proxy.sinks import Sink
+from qm_proxy.store.both import Both
+from qm_proxy.store.database import secret_key
 from qm_proxy.store.queries import Ring
+from qm_proxy.store.sqlite import Stored
+from qm_proxy.store.writer import Writer
 from qm_proxy.tasks import spawn
 from qm_proxy.telemetry.metrics import Metrics
 from qm_proxy.telemetry.prometheus import page
@@ -52,6 +62,8 @@ __all__ = ["main"]
 NICE = 5
 READ_BYTES = 256 * 1024
 TICK_S = 0.5
+RESUME_S = 3600.0
+MEMORY_BYTES = 64 * 2**20  # of the database in memory that `--db off` means
 
 
 class Busy:
@@ -103,9 +115,20 @@ class Process:
         self.ring = Ring(limit=self.plan["ring"])
         self.live = Live()
         self.export = Export(self.metrics, upstream.url, __version__) if any(wanted(s) for s in SIGNALS) else None
-        sinks: list[Sink] = [self.busy, self.metrics, self.ring, self.live]
+        db = None if self.plan["db"] is None else Path(self.plan["db"])
+        self.sessions = Sessions(key=_key(db), new_id=_session_id, excerpts=self.plan["excerpts"])
+        self.writer = Writer(
+            db,
+            excerpts=self.plan["excerpts"],
+            content=self.plan["capture_content"],
+            keep_s=self.plan["retain_days"] * 86400,
+            keep_bytes=int(self.plan["retain_mb"] * 2**20) if db else MEMORY_BYTES,
+        )
+        self.stored = Stored(self.writer.place)
+        self.queries = Both(self.ring, self.stored)
+        sinks: list[Sink] = [self.sessions, self.busy, self.metrics, self.ring, self.writer, self.live]
         if self.export is not None:
-            sinks.insert(0, self.export)  # first: it gives each record its trace id
+            sinks.insert(1, self.export)  # before the others: it gives each record its trace id
         if not self.plan.get("quiet"):
             sinks.append(Terminal())
         self.fanout = Fanout(sinks)
@@ -115,7 +138,7 @@ class Process:
         self._watch_ourselves()
         sockets = [socket.socket(fileno=fd) for fd in config["console_fds"]]
         mounts = [Route("/metrics", self._metrics_page), Route("/api/v1/events", self.live.endpoint)]
-        app = build(self.ring, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"], mounts=mounts)
+        app = build(self.queries, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"], mounts=mounts)
         self.server = Server(app, sockets) if sockets else None
 
     # --- the life of the process --------------------------------------------------------------------------------------
@@ -135,6 +158,8 @@ class Process:
         beside = [spawn(self._tick(), name="tick")]
         if self.plan["poll"] > 0:
             beside.append(spawn(self.residency.run(), name="residency"))
+        self.writer.start()
+        await asyncio.to_thread(self._resume_sessions)
         gc.collect()
         gc.freeze()
         await self.stopping.wait()
@@ -143,6 +168,7 @@ class Process:
             task.cancel()
         for number in list(self.pipes):
             self.observer.relay_gone(number, Nanoseconds(time.monotonic_ns()))
+        await asyncio.to_thread(self.writer.stop)
         if self.export is not None:
             await asyncio.to_thread(self.export.close)
         if self.server is not None and serving is not None:
@@ -233,12 +259,26 @@ class Process:
             connection=connection,
             window_of=self.residency.window_of,
             others_of=self.busy.get,
+            detectors=self._detectors,
             capture=self.plan["capture_content"],
             trouble=self.observer.trouble,
         )
 
+    def _detectors(self, opened: Opened) -> list[Detector]:
+        """Who watches this exchange."""
+        watch = self.sessions.watch(opened.id)
+        return [] if watch is None else [watch]
+
     def _resident(self, residency: Residency) -> None:
         self.observer.beside(residency)
+        self.writer.models(residency.models)
+
+    def _resume_sessions(self) -> None:
+        """After a restart: know the sessions of the last hour again."""
+        now = time.time()
+        with contextlib.suppress(StoreError):
+            turns = self.stored.recent_turns(now - RESUME_S)
+            self.sessions.resume(turns, Nanoseconds(time.monotonic_ns()), now)
 
     async def _metrics_page(self, request: Request) -> Response:
         found = page(self.metrics, request.headers.get("accept", ""))
@@ -332,8 +372,23 @@ class Process:
                 "sink_failures": self.fanout.failures,
                 "residency_failures": self.residency.failures,
             },
+            "sessions": self.sessions.status(),
+            "store": self.writer.status(),
             "relays": relays,
         }
+
+
+def _key(db: Path | None) -> bytes:
+    """What message hashes are keyed with: the database's own secret; a passing one where it cannot be kept."""
+    if db is not None:
+        with contextlib.suppress(OSError):
+            return secret_key(db)
+    return secrets.token_bytes(32)
+
+
+def _session_id(exchange_id: str) -> str:
+    """A session's id bears the time of the exchange that opened it."""
+    return new_id(unix_ms_of(exchange_id) * 1_000_000)
 
 
 def _rss() -> int | None:

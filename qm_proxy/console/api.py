@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from qm_proxy.console.guard import problem
-from qm_proxy.store.queries import Queries
+from qm_proxy.store.queries import Archive
 
 __all__ = ["Status", "problem_response", "routes"]
 
@@ -53,7 +53,7 @@ def _filters(request: Request, allowed: tuple[str, ...]) -> dict[str, str]:
     return {name: request.query_params[name] for name in allowed if name in request.query_params}
 
 
-def routes(queries: Queries, status: Status) -> list[Route]:
+def routes(queries: Archive, status: Status) -> list[Route]:
     """The API's routes. `status` is called for each request of `/api/v1/status`."""
 
     async def healthz(_: Request) -> Response:
@@ -89,4 +89,8 @@ def routes(queries: Queries, status: Status) -> list[Route]:
         Route("/api/v1/exchanges/{id}", one(queries.exchange, "exchange")),
         Route("/api/v1/exchanges/{id}/chunks", one(queries.chunks, "exchange with chunks")),
         Route("/api/v1/findings", listing(queries.findings, "kind", "since")),
+        Route("/api/v1/sessions", listing(queries.sessions, "model", "client", "finding", "since")),
+        Route("/api/v1/sessions/{id}", one(queries.session, "session")),
+        Route("/api/v1/runs", listing(queries.runs, "state")),
+        Route("/api/v1/runs/{id}", one(queries.run, "run")),
     ]

@@ -14,13 +14,13 @@ from starlette.routing import BaseRoute
 
 from qm_proxy.console.api import Status, http_problem, routes
 from qm_proxy.console.guard import Guard, names_of
-from qm_proxy.store.queries import Queries
+from qm_proxy.store.queries import Archive
 
 __all__ = ["Server", "build"]
 
 
 def build(
-    queries: Queries,
+    queries: Archive,
     status: Status,
     *,
     names: frozenset[str],

@@ -43,6 +43,24 @@ class Both:
     def findings(self, **asked: Any) -> Json:
         return self._union(self.ring.findings(**asked), lambda: self.stored.findings(**asked), asked.get("limit", 50))
 
+    def sessions(self, **asked: Any) -> Json:
+        return self._page_else(lambda: self.stored.sessions(**asked))
+
+    def session(self, session_id: str, **asked: Any) -> Json | None:
+        found: Json | None = self._else(lambda: self.stored.session(session_id, **asked), None)
+        return found
+
+    def runs(self, **asked: Any) -> Json:
+        return self._page_else(lambda: self.stored.runs(**asked))
+
+    def run(self, run_id: str) -> Json | None:
+        found: Json | None = self._else(lambda: self.stored.run(run_id), None)
+        return found
+
+    def _page_else(self, ask: Callable[[], Json]) -> Json:
+        page: Json = self._else(ask, {"items": [], "next_cursor": None})
+        return page
+
     def _union(self, ring: Json, ask: Callable[[], Json], limit: int) -> Json:
         stored: Json = self._else(ask, {"items": [], "next_cursor": None})
         by_id = {item["id"]: item for item in ring["items"]} | {item["id"]: item for item in stored["items"]}

@@ -25,7 +25,7 @@ from qm_proxy.measure.series import unpack, written
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.record import Opened, Progress, Record
 
-__all__ = ["MAX_LIMIT", "Json", "Queries", "Ring", "chunks_json", "finding_json", "opened_json", "record_json"]
+__all__ = ["MAX_LIMIT", "Archive", "Json", "Queries", "Ring", "chunks_json", "finding_json", "opened_json", "record_json"]
 
 Json: TypeAlias = dict[str, Any]
 MAX_LIMIT = 500
@@ -63,6 +63,31 @@ class Queries(Protocol):
 
     def findings(self, *, limit: int = 50, cursor: str | None = None, kind: str | None = None, since: str | None = None) -> Json:
         """`{"items", "next_cursor"}`. `kind`: a kind or a family. `since`: ISO instant of the finding, inclusive."""
+
+
+class Archive(Queries, Protocol):
+    """Queries of what only a database keeps: sessions, and the runs of probes."""
+
+    def sessions(
+        self,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        client: str | None = None,
+        model: str | None = None,
+        finding: str | None = None,
+        since: str | None = None,
+    ) -> Json:
+        """`{"items", "next_cursor"}`, last active first."""
+
+    def session(self, session_id: str, *, limit: int = 500, cursor: str | None = None) -> Json | None:
+        """One session with its exchanges, oldest first; None when it is not kept."""
+
+    def runs(self, *, limit: int = 50, cursor: str | None = None, state: str | None = None) -> Json:
+        """`{"items", "next_cursor"}`, newest first."""
+
+    def run(self, run_id: str) -> Json | None:
+        """One run with its settings, its result and its report; None when it is not kept."""
 
 
 # --- shapes ---------------------------------------------------------------------------------------------------------------
