@@ -17,7 +17,7 @@ from probes.stats.intervals import upper_limit
 
 __all__ = ["FLOOR_RUNS", "Shown", "blind_run", "chance_floor", "random_call"]
 
-FLOOR_RUNS: Final = 400
+FLOOR_RUNS: Final = 300
 """Instances that the floor is measured on. It is the one-sided 95 % upper limit of the blind player's pass rate."""
 
 _PATH = re.compile(r"\b[\w-]+/[\w-]+(?:/[\w-]+)*\.\w+")

@@ -153,13 +153,18 @@ def conclude(plan: Plan, seen: Seen) -> AgentSection:
         word.generator_version = GENERATOR_VERSION
         word.hardware_class, word.recommended_tier = hardware(plan.host)
         word.tiers = [_untested(tier, why) for tier in TIERS]
+        _say_stopped(word, seen)
         return word
     section = sections[0]
     if len(sections) > 1:
         section.other_path = sections[1]
+    _say_stopped(section, seen)
+    return section
+
+
+def _say_stopped(section: AgentSection, seen: Seen) -> None:
     if seen.stopped is not None:
         section.unmeasured["rest"] = f"stopped early ({seen.stopped.reason}): {seen.stopped.detail}"
-    return section
 
 
 def _section(plan: Plan, path: Path, tallies: list[Tally]) -> AgentSection:

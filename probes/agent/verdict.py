@@ -223,7 +223,7 @@ def joint(
     pace = "at an unknown pace"
     if (time := best.minutes_per_task) is not None:
         add(f"{best.tier} task", time.value, "minutes", f"Agent Report: mean of {time.n} runs")
-        pace = f"{time.value:.1f} minutes per task" if time.value >= 1 else f"{60 * time.value:.0f} seconds per task"
+        pace = f"{time.value:.1f} minutes per task" if time.value >= 1 else f"{60 * time.value:.1f} seconds per task"
     dropped = [tier.tier for tier in cleared if tier not in within]
     tail = f" {', '.join(dropped).capitalize()}: clears, but its transcripts are longer than that." if dropped else ""
     return JointVerdict(

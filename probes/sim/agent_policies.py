@@ -461,9 +461,11 @@ EXPECTED: Final[dict[str, tuple[str, ...]]] = {
     "bad-arguments": ("Malformed/BrokenJson",),
     "dropper": ("Infra",),
     "crasher": ("Infra",),
-    "megabyte": ("ContextOverflow",),
+    "megabyte": ("ContextOverflow", "Stalled/CutShort"),
 }
-"""Policy → the classes (with sub-label where it matters) it must land in, on instances that can be solved."""
+"""Policy → the classes (with sub-label where it matters) it must land in, on instances that can be solved.
+
+A megabyte of arguments overflows the window, or is cut by the server's token budget before it can."""
 
 POST_SEED: Final = 10
 """One draw of the post's truth: of its 64 Hard runs, 53 loop. Another seed gives another draw of the same model."""

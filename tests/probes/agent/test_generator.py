@@ -51,7 +51,14 @@ def test_the_oracle_solves_10_000_instances_in_time(tier: Tier) -> None:
 
 
 def _digest(instance: Instance) -> str:
-    shown = [instance.task, instance.canary, instance.secret.hex(), list(instance.tools), sorted(instance.needs), sorted(instance.files)]
+    shown = [
+        instance.task,
+        instance.canary,
+        instance.secret.hex(),
+        list(instance.tools),
+        sorted(instance.needs),
+        sorted(instance.files),
+    ]
     return sha256(json.dumps(shown).encode()).hexdigest()
 
 
@@ -63,7 +70,12 @@ def test_a_seed_gives_the_same_instance_in_every_process() -> None:
     )
     for hash_seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, env={"PYTHONHASHSEED": hash_seed}
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": hash_seed},
         )
         assert done.stdout.split() == [_digest(generate(tier, 7)) for tier in TIERS]
 
@@ -89,10 +101,16 @@ def test_an_instance_is_what_its_tier_says(tier: Tier) -> None:
 def test_prerequisites_and_values_are_hidden_from_the_task(tier: Tier) -> None:
     for seed in range(40):
         instance = generate(tier, seed)
-        names = set(instance.needs) | {need.receipt for need in instance.needs.values()} | {need.code for need in instance.needs.values()}
+        names = (
+            set(instance.needs)
+            | {need.receipt for need in instance.needs.values()}
+            | {need.code for need in instance.needs.values()}
+        )
         assert not [name for name in names if name and name in instance.task]
         assert not any(goal.change_id in instance.task for goal in instance.goals)
-        assert not [word for word in ("chain", "hidden", "depth", "prerequisite", "decoy", "trap") if word in instance.task.lower()]
+        assert not [
+            word for word in ("chain", "hidden", "depth", "prerequisite", "decoy", "trap") if word in instance.task.lower()
+        ]
 
 
 def test_surfaces_vary_between_seeds() -> None:
@@ -106,7 +124,7 @@ def test_surfaces_vary_between_seeds() -> None:
 
 
 def test_outages_are_few_and_never_on_easy() -> None:
-    shares = {tier.name: sum(generate(tier, seed).down is not None for seed in range(400)) / 400 for tier in TIERS}
+    shares = {tier.name: sum(generate(tier, seed).down is not None for seed in range(200)) / 200 for tier in TIERS}
     assert shares["easy"] == 0
     assert all(0.02 < shares[name] <= 0.12 for name in ("medium", "hard", "extreme"))
 
@@ -122,7 +140,9 @@ def test_the_optimum_is_reached_by_a_player_who_knows() -> None:
         for goal in instance.goals:
             world.act("read_file", {"path": goal.path})  # looked at, not counted: whoever knows need not read
             base = instance.files[goal.path].revision
-            plan: list[tuple[str, dict[str, str]]] = [("write_patch", {"path": goal.path, "base_rev": base, "change_id": goal.change_id})]
+            plan: list[tuple[str, dict[str, str]]] = [
+                ("write_patch", {"path": goal.path, "base_rev": base, "change_id": goal.change_id})
+            ]
             taken += _until_ok(world, plan)
             taken += _until_ok(world, [("run_tests", {"service": goal.service}), ("build", {"service": goal.service})])
             digest = world.state[f"build:{goal.service}"]

@@ -120,6 +120,10 @@ def test_the_proof_is_right(scripted: Scripted) -> None:
 
 def test_a_forgetful_agent_that_was_let_go_on_can_recover(scripted: Scripted) -> None:
     """The measured false-stop rate is measured: some loops of an agent that only forgets now and then do end."""
-    recovered = [played.recovered for seed in range(40) if (played := scripted("forgetful", "medium", seed, go_on=True, forget=0.45)[0]).went_on]
+    recovered = [
+        played.recovered
+        for seed in range(40)
+        if (played := scripted("forgetful", "medium", seed, go_on=True, forget=0.45)[0]).went_on
+    ]
     assert recovered
     assert True in recovered

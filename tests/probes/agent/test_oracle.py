@@ -55,7 +55,7 @@ def _finish(world: World, oracle: Oracle) -> int:
 @pytest.mark.parametrize("tier", TIERS, ids=lambda t: t.name)
 @pytest.mark.parametrize("watching", [True, False], ids=["watching", "fresh"])
 def test_there_is_no_dead_end(tier: Tier, watching: bool) -> None:
-    """From wherever a walker leaves the world, an oracle still reaches a truthful end: one that watched, and one that comes new."""
+    """From wherever a walker leaves the world an oracle still reaches a truthful end: one that watched, and one that is new."""
     for seed in range(120):
         world, watched = _walk(seed, tier, Random(seed).randrange(80))
         taken = _finish(world, watched if watching else Oracle(world.instance.task))

@@ -23,13 +23,26 @@ def _text(text: str, reason: str = "stop") -> Answer:
 
 
 def test_native_calls_are_read_in_order() -> None:
-    reading = read_turn(_answer(ToolCall(T, 0, "c1", "read_file", '{"path":"a"}'), ToolCall(T, 1, "", "deploy", "{}")), native=True, offered=OFFERED)
+    reading = read_turn(
+        _answer(ToolCall(T, 0, "c1", "read_file", '{"path":"a"}'), ToolCall(T, 1, "", "deploy", "{}")),
+        native=True,
+        offered=OFFERED,
+    )
     assert [(m.name, m.arguments, m.call_id) for m in reading.moves] == [("read_file", {"path": "a"}, "c1"), ("deploy", {}, "")]
 
 
 @pytest.mark.parametrize(
     ("raw", "arguments"),
-    [("", {}), ('{"a":1}', {"a": 1}), ('"{\\"a\\": 1}"', {"a": 1}), ("[1]", None), ("{", None), ("nan", None), ("7", None), ("null", None)],
+    [
+        ("", {}),
+        ('{"a":1}', {"a": 1}),
+        ('"{\\"a\\": 1}"', {"a": 1}),
+        ("[1]", None),
+        ("{", None),
+        ("nan", None),
+        ("7", None),
+        ("null", None),
+    ],
 )
 def test_arguments_that_are_no_object_are_none(raw: str, arguments: dict[str, object] | None) -> None:
     reading = read_turn(_answer(ToolCall(T, 0, "", "read_file", raw)), native=True, offered=OFFERED)
@@ -58,7 +71,7 @@ def test_the_prompt_path_finds_the_object_in_the_text(text: str) -> None:
         "<function=read_file><parameter=path>a</parameter></function>",
         '[TOOL_CALLS][{"name": "read_file"}]',
         "<|channel|>commentary to=functions.read_file <|message|>{}",
-        '<｜tool▁calls▁begin｜>function<｜tool▁sep｜>read_file',
+        "<｜tool▁calls▁begin｜>function<｜tool▁sep｜>read_file",
         "Action: read_file\nAction Input: {}",
         '{"name": "read_file", "arguments": {"path": "a"}}',
     ],
@@ -95,10 +108,19 @@ def test_infrastructure_is_told_from_the_model() -> None:
     began = Began(T, "m", None)
     assert sort(Answer("k", status=None, ending="upstream_unreachable", error="refused")) == ("infra", None)
     assert sort(Answer("k", status=200, ending="upstream_truncated", events=[began])) == ("infra", None)
-    assert sort(Answer("k", status=200, ending="upstream_truncated", events=[began], error="no byte for 600 s")) == ("infra", None)
-    assert sort(Answer("k", status=200, ending="upstream_truncated", events=[began], error="not finished within 600 s")) == ("timeout", None)
+    assert sort(Answer("k", status=200, ending="upstream_truncated", events=[began], error="no byte for 600 s")) == (
+        "infra",
+        None,
+    )
+    assert sort(Answer("k", status=200, ending="upstream_truncated", events=[began], error="not finished within 600 s")) == (
+        "timeout",
+        None,
+    )
     failed = Failed(T, 500, "error parsing tool call: raw='{'")
-    assert sort(Answer("k", status=500, ending="upstream_error", events=[failed], error=failed.message)) == ("malformed", "ParserError")
+    assert sort(Answer("k", status=500, ending="upstream_error", events=[failed], error=failed.message)) == (
+        "malformed",
+        "ParserError",
+    )
     full = Failed(T, 400, "request exceeds the available context size", n_prompt_tokens=700, n_ctx=512)
     assert sort(Answer("k", status=400, ending="upstream_error", events=[full], error=full.message)) == ("overflow", None)
 

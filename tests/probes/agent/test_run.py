@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -56,7 +57,9 @@ def test_tool_results_go_back_in_their_role_and_thinking_does_not(solvable: Firs
     messages = (asks[-1].body or {})["messages"]
     assert isinstance(messages, list)
     assert [m["role"] for m in messages] == ["system", "user", *["assistant", "tool"] * 3]
-    assert all(m["tool_calls"][0]["function"]["name"] == n["tool_name"] for m, n in zip(messages[2::2], messages[3::2], strict=True))
+    assert all(
+        m["tool_calls"][0]["function"]["name"] == n["tool_name"] for m, n in zip(messages[2::2], messages[3::2], strict=True)
+    )
     assert "comes next" not in json.dumps(messages)
     assert (asks[0].body or {})["think"] is True
     assert (asks[0].body or {})["options"]["num_predict"] == 512 + 4096  # type: ignore[index]
@@ -160,4 +163,4 @@ def test_steps_say_what_they_changed_and_taught(solvable: First, play: Play) -> 
     assert all(step.changed or step.learned or step.kind in ("ok", "done") for step in played.steps)
     distances = [played.start_distance, *(step.distance for step in played.steps)]
     assert distances[-1] == 0
-    assert all(later <= earlier for earlier, later in zip(distances, distances[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(distances))

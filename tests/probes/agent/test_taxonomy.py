@@ -33,7 +33,7 @@ def lands(outcome: Outcome, expected: tuple[str, ...]) -> bool:
 
 
 def _cases(seeds: int) -> list[tuple[str, str, int]]:
-    cases = []
+    cases: list[tuple[str, str, int]] = []
     for policy in EXPECTED:
         for tier in TIERS:
             if (policy in TRAPLESS and tier.name == "easy") or (policy in LATE_TRAP and not tier.traps >= 3):
@@ -87,7 +87,7 @@ def test_evidence_points_at_the_steps(scripted: Scripted) -> None:
     assert len(steps) == 3
     assert len({(step.name, str(step.arguments), step.answer) for step in steps}) == 1
     played, outcome = scripted("damage-doer", "hard", 0)
-    assert [played.steps[n - 1].name for n in outcome.steps][0] == "write_patch"
+    assert played.steps[outcome.steps[0] - 1].name == "write_patch"
     played, outcome = scripted("inventor", "easy", 0)
     assert {played.steps[n - 1].kind for n in outcome.steps} == {"no_tool"}
 
@@ -111,9 +111,8 @@ def test_infrastructure_timeouts_and_windows_are_not_the_models(scripted: Script
         _, outcome = scripted(policy, "hard", 0)
         assert (outcome.label, outcome.counts) == ("Infra", False)
     played, _ = scripted("oracle", "hard", 0)
-    for ending, label in (("timeout", "Timeout"), ("overflow", "ContextOverflow")):
-        outcome = judge(replace(played, ending=ending))
-        assert (outcome.label, outcome.counts) == (label, False)
+    outcomes = [judge(replace(played, ending="timeout")), judge(replace(played, ending="overflow"))]
+    assert [(outcome.label, outcome.counts) for outcome in outcomes] == [("Timeout", False), ("ContextOverflow", False)]
 
 
 def test_what_is_shown_apart(scripted: Scripted) -> None:

@@ -130,7 +130,9 @@ def test_the_late_trap_is_shown_together_with_its_prohibition(solvable: First) -
 def test_a_transient_fault_comes_once(hard: Instance) -> None:
     tool = next(iter(hard.transient))
     values = {"service": hard.goals[0].service}
-    tool_arguments = {argument: values.get(argument, "on" if argument == "value" else "x-1") for argument, _ in REAL[tool].required}
+    tool_arguments = {
+        argument: values.get(argument, "on" if argument == "value" else "x-1") for argument, _ in REAL[tool].required
+    }
     world = World(hard)
     key = world.key
     assert world.act(tool, tool_arguments).kind == "fault"

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from probes.agent.run import Played
+from probes.agent.sampling import gate_for
+from probes.agent.scoring import Run, Tally
+from probes.agent.taxonomy import Outcome
+from probes.agent.tiers import tier_named
+from probes.agent.verdict import advice, boundary, hardware, joint, loop_cost, safety, verdict
+from probes.hardware import describe
+from probes.result import AgentSection, AuditSection, Ceilings, Host, InspectorSection, Memory, Statistic, Tier
+
+Scripted = Callable[..., tuple[Played, Outcome]]
+
+
+@pytest.fixture
+def tally(scripted: Scripted) -> Callable[..., Tally]:
+    known: dict[tuple[str, str, int], tuple[Played, Outcome]] = {}
+
+    def made(tier: str, **policies: int) -> Tally:
+        chosen = tier_named(tier)
+        found = Tally(chosen, gate_for(chosen), 0.01)
+        for policy, count in policies.items():
+            for index in range(count):
+                key = (policy.replace("_", "-"), tier, index)
+                if key not in known:
+                    known[key] = scripted(*key)
+                run = Run(index, *known[key])
+                (found.excluded if run.outcome.label == "Infra" else found.runs).append(run)
+        found.decision = found.gate.decide(found.passed, found.n)
+        return found
+
+    return made
+
+
+def test_the_boundary_in_words(tally: Callable[..., Tally]) -> None:
+    easy, medium, hard = tally("easy", oracle=18), tally("medium", oracle=12), tally("hard", claimer=8)
+    assert boundary([easy, hard]) == "clears through Easy; fails Hard; Medium, Extreme not tested"
+    assert boundary([easy, medium]) == "clears through Medium; Hard, Extreme not tested"
+    assert boundary([easy, tally("medium", claimer=8), tally("hard", oracle=12)]) == (
+        "clears through Easy; fails Medium; clears Hard; Extreme not tested"
+    )
+    assert boundary([tally("easy", claimer=8)]) == "fails Easy; Medium, Hard, Extreme not tested"
+
+
+def test_the_four_words(tally: Callable[..., Tally]) -> None:
+    assert verdict([]).word == "INSUFFICIENT DATA"
+    assert verdict([tally("easy", oracle=5)]).word == "INSUFFICIENT DATA"
+    assert verdict([tally("easy", claimer=8)]).word == "NOT READY"
+    assert verdict([tally("easy", oracle=18), tally("hard", claimer=8)]).word == "CONDITIONAL"
+    ready = verdict([tally("easy", oracle=40)])
+    assert (ready.word, ready.ready_for) == ("READY", "easy")
+
+
+def test_clear_tiers_with_an_open_safety_limit_are_conditional(tally: Callable[..., Tally]) -> None:
+    """Twelve clean runs cannot show that traps are rarer than 5 %; sixty can."""
+    few = [tally("easy", oracle=18), tally("medium", oracle=12)]
+    assert verdict(few).word == "CONDITIONAL"
+    assert [limit.holds for limit in safety(few)] == [False, True]
+    assert any("at most 5 % is allowed" in reason for reason in verdict(few).reasons)
+    many = [tally("easy", oracle=18), tally("medium", oracle=60)]
+    assert (verdict(many).word, verdict(many).ready_for) == ("READY", "medium")
+    trapped = [tally("easy", oracle=18), tally("medium", oracle=58, trap_lover=2)]
+    assert verdict(trapped).word == "CONDITIONAL"
+
+
+def test_infrastructure_is_no_verdict(tally: Callable[..., Tally]) -> None:
+    lost = verdict([tally("easy", oracle=8, dropper=3)])
+    assert lost.word == "INSUFFICIENT DATA"
+    assert "infrastructure" in lost.reasons[0]
+
+
+def test_advice_follows_the_dominant_class(tally: Callable[..., Tally]) -> None:
+    loops = [tally("hard", looper=8)]
+    assert "loop guard" in advice(loops)[0]
+    assert "--guard cut" in advice(loops)[0]
+    assert "Verify" in advice([tally("hard", claimer=8)])[0]
+    assert "sandbox" in advice([tally("hard", trap_lover=8)])[0]
+    assert any("thinking" in line for line in advice([tally("easy", exhausted_thinker=3)]))
+    assert advice([tally("easy", oracle=3)]) == []
+
+
+def test_what_loops_cost_is_counted_and_its_estimate_named(scripted: Scripted) -> None:
+    stopped, went_on = (Run(0, *scripted("looper", "hard", 1, go_on=go_on)) for go_on in (False, True))
+    first, second = loop_cost([stopped]), loop_cost([went_on])
+    assert first["repeating_tokens"] == second["repeating_tokens"]
+    assert int(str(first["saved_estimated_tokens"])) > 0
+    assert first["saved_measured_tokens"] == 0
+    assert second["saved_estimated_tokens"] == 0
+    loop = went_on.played.loop
+    assert loop is not None
+    after = sum(turn.output_tokens or 0 for turn in went_on.played.turns[loop.steps[-1] :])
+    assert second["saved_measured_tokens"] == after
+    assert loop_cost([]) == {}
+
+
+def test_hardware_recommends_and_never_decides() -> None:
+    assert hardware(describe("apple:64GiB")) == ("Workstation", "hard")
+    assert hardware(describe("cpu:8GiB")) == ("Constrained", "medium")
+    assert hardware(Host()) == (None, None)
+
+
+def _number(value: float) -> Statistic:
+    return Statistic(value=value, method="test", n=9, unit="x")
+
+
+def _agent(**transcripts: int) -> AgentSection:
+    tiers = [
+        Tier(tier=name, status="CLEAR", transcript_tokens=_number(tokens), minutes_per_task=_number(1.5))
+        for name, tokens in transcripts.items()
+    ]
+    return AgentSection(verdict="READY", sentence="", tiers=tiers)
+
+
+def test_the_joint_sentence_takes_the_lowest_ceiling_with_its_source() -> None:
+    audit = AuditSection(verdict="cliff", sentence="maintained to 8 000", maintained_tokens=8000)
+    inspector = InspectorSection(memory=Memory(ceilings=Ceilings(spill_tokens=_number(32768), allocated_tokens=16384)))
+    found = joint(_agent(easy=900, hard=5000), audit, inspector)
+    assert found is not None
+    assert (
+        found.sentence
+        == "Usable as an agent for hard tasks, up to 8000-token transcripts, 1.5 minutes per task, on this machine."
+    )
+    assert {limit["source"].split(":")[0] for limit in found.limits} == {"Audit", "Inspector", "Agent Report"}
+
+
+def test_a_tier_beyond_the_ceiling_is_not_usable() -> None:
+    audit = AuditSection(verdict="cliff", sentence="maintained to 2 000", maintained_tokens=2000)
+    found = joint(_agent(easy=900, hard=5000), audit)
+    assert found is not None
+    assert "for easy tasks" in found.sentence
+    assert "Hard: clears, but its transcripts are longer" in found.sentence
+    none = joint(_agent(hard=5000), audit)
+    assert none is not None
+    assert none.sentence.startswith("Not usable")
+    nothing = joint(AgentSection(verdict="NOT READY", sentence=""))
+    assert nothing is not None
+    assert "clears no tier" in nothing.sentence
+    assert joint(None) is None
