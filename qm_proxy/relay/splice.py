@@ -111,7 +111,7 @@ class End:
         if self.reading:
             if events & (READ | GONE):
                 self._read()
-        elif events & GONE:
+        elif events & GONE and not (self.reset or self.splice.ended):
             self._look_for_reset()
 
     def failed(self) -> None:
