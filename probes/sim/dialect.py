@@ -13,13 +13,24 @@ from typing import Literal, Protocol, TypeAlias
 from probes.sim.gojson import JSON
 from probes.sim.speech import Call, Message
 
-__all__ = ["Ask", "BadRequest", "Metrics", "Record", "Writer"]
+__all__ = ["Ask", "BadRequest", "Metrics", "Record", "Refusal", "Writer"]
 
 Route: TypeAlias = Literal["chat", "generate"]
 
 
 class BadRequest(Exception):
     """400 before anything else; str() is the server's text."""
+
+
+class Refusal(Exception):
+    """The request ends with this status before its first byte. `streaming`: raised where a stream was about to begin, which
+    makes it one chunk of another content type."""
+
+    def __init__(self, status: int, text: str, *, streaming: bool = False) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.streaming = streaming
 
 
 @dataclass(slots=True)

@@ -137,20 +137,23 @@ class Decode(BaseModel):
         MLX runner shows it: the others sample the first token at the end of the prefill)."""
         index = 0
         held = 0
-        coalesce, speculative = self.coalesce, self.speculative
+        coalesce, speculative, stalls = self.coalesce, self.speculative, self.stalls
+        stalling = bool(stalls.at or stalls.every or stalls.per_1000)
+        mean = self.token_ms * self.tokens_per_step()
+        depth_ms = self.per_1k_depth_ms / 1000
         while True:
             burst = 1
             while burst <= speculative.drafted and rng.random() < speculative.accepted:
                 burst += 1
             # a step costs the same however many of its tokens are accepted: `token_ms` stays the mean of a token
-            step = self.token_ms * self.tokens_per_step() + self.per_1k_depth_ms * (depth + index) / 1000
+            step = mean + depth_ms * (depth + index)
             if self.jitter == "lognormal":
                 step *= lognormal(rng, self.spread)
             elif self.jitter == "gamma" and self.spread:
                 shape = 1 / self.spread**2
                 step *= rng.gammavariate(shape, 1 / shape)
             for k in range(burst):
-                stall = self.stalls.before(index, rng)
+                stall = stalls.before(index, rng) if stalling else 0.0
                 hold = held + 1 < coalesce.most and rng.random() < coalesce.share if coalesce.share else False
                 held = held + 1 if hold else 0
                 yield Gap(((0.0 if k else step * slower) + stall) * MS, stall * MS, hold)

@@ -8,9 +8,9 @@ from urllib.parse import unquote
 import zstandard
 
 from probes.sim import anthropic, native, openai, responses
-from probes.sim.dialect import Ask, BadRequest, Writer
+from probes.sim.dialect import Ask, BadRequest, Refusal, Writer
 from probes.sim.doors import cors, redirect
-from probes.sim.generation import Engine, Refusal
+from probes.sim.generation import Engine
 from probes.sim.gojson import JSON, BadJson, decode, encode
 from probes.sim.http import Request, Response
 from probes.sim.library import Library

@@ -90,7 +90,7 @@ class Runner:
         explicit = dict(self.launch.options).get("num_batch")
         if isinstance(explicit, int) and explicit > 0:
             return explicit
-        return 512 if self.launch.window * self.slots <= 4096 else 1024
+        return 512 if self.launch.window * self.persona.slots <= 4096 else 1024
 
     async def slot(self) -> int:
         """Wait for a slot, first come first served. A waiter that is cancelled leaves the queue as if never there."""
@@ -136,7 +136,7 @@ class Runner:
         else:
             per_slot = m.kv(tokens) + m.state_bytes_per_slot
             mask = 2 * self.batch * tokens if m.mask_bytes else 0
-            size = m.weights_bytes + m.compute_bytes + self.slots * per_slot + mask
+            size = m.weights_bytes + m.compute_bytes + self.persona.slots * per_slot + mask
         return size, min(size, m.device_bytes)
 
     @property

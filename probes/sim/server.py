@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import Any
 
 from probes.sim.clock import Metronome, WallClock
+from probes.sim.connection import Connection
 from probes.sim.generation import Engine
-from probes.sim.http import Connection, Request, Response
+from probes.sim.http import Request, Response
 from probes.sim.library import Library
 from probes.sim.personas import Accuracy, Persona, builtin
 from probes.sim.policies import Oracle, Speaker
@@ -35,8 +36,9 @@ class SimulatedOllama:
     """Start it, point any Ollama client at `url`, and read `truth`.
 
     `personas`: persona objects or names of shipped ones (None: all that ship). `speed` 10 runs ten times as fast as
-    stated, and says so in every duration it reports. `slots` overrides each persona's own. `policies` and `oracle` plug
-    in answers from the caller's process. The same seed and the same requests give the same answers.
+    stated, and says so in every duration it reports. `slots` overrides each persona's own (their memory stays).
+    `policies` and `oracle` plug in answers from the caller's process. The same seed and the same requests give the same
+    answers.
     """
 
     def __init__(
