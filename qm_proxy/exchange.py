@@ -73,7 +73,8 @@ MAX_BODY = 32 * 1024 * 1024
 """Bytes of a request body that are copied; of a longer one the request stays unread."""
 CAPTURE_BYTES = 1024 * 1024
 """With `capture`: so much of the request, the answer and the thinking is kept, each."""
-PROGRESS_NS = 100_000_000
+PROGRESS_NS = 200_000_000
+"""Five times a second: CONTRACT allows ten, nobody reads faster, and each one costs its sinks as much as ten tokens."""
 
 _MAX_FINDINGS = 1000
 _MAX_CALLS = 4096

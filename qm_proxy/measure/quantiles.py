@@ -71,10 +71,10 @@ class Tail(NamedTuple):
 
 class Running:
     """Quantiles of an endless series of integers ≥ 0. Exact up to `exact` values; beyond, each quantile lies within 0.4 % of a
-    value that exactly is one, and memory stays below 16 KiB of values and 60 KiB of bins. Count, sum, least and greatest are
+    value that exactly is one, and memory stays below 16 KiB of values and 60 KiB of bins. Count, sum and greatest are
     always exact."""
 
-    __slots__ = ("_bins", "_exact", "_values", "greatest", "least", "n", "total")
+    __slots__ = ("_bins", "_exact", "_values", "greatest", "n", "total")
 
     def __init__(self, exact: int = EXACT) -> None:
         self._exact = exact
@@ -82,17 +82,13 @@ class Running:
         self._bins: array[int] | None = None
         self.n = 0
         self.total = 0
-        self.least = 0
         self.greatest = 0
 
     def extend(self, values: Sequence[int]) -> None:
-        """Take more values, in any order. Negative ones are the caller's error and count as 0."""
+        """Take more values ≥ 0, in any order."""
         if not len(values):
             return
-        low, high = min(values), max(values)
-        if low < 0:
-            return self.extend([max(value, 0) for value in values])
-        self.least = min(self.least, low) if self.n else low
+        high = max(values)
         self.greatest = max(self.greatest, high)
         self.n += len(values)
         self.total += sum(values)
@@ -155,11 +151,11 @@ class Running:
         return Tail(sum(count for _, count in over), float(sum(value * count for value, count in over)))
 
     def _counted(self) -> Iterator[tuple[float, int]]:
-        """Each bin in use, ascending: its middle, held between the least and the greatest value, and its count."""
+        """Each bin in use, ascending: its middle, but not above the greatest value, and its count."""
         assert self._bins is not None
         for i, count in enumerate(self._bins):
             if count:
-                yield min(max(_middle(i), self.least), self.greatest), count
+                yield min(_middle(i), self.greatest), count
 
     def _between(self, place: float) -> float:
         pairs, low = list(self._counted()), int(place)

@@ -55,7 +55,7 @@ _BIG_ENDIAN = sys.byteorder == "big"
 class Arrivals:
     """The arrival times of one stream, packed as they come: 2 bytes held per chunk, escapes apart."""
 
-    __slots__ = ("_codes", "_escapes", "_first", "_half", "_last_ns", "_last_step", "_resolution", "_same", "_zero", "n")
+    __slots__ = ("_carry", "_codes", "_escapes", "_first", "_half", "_last_ns", "_resolution", "_same", "_zero", "n")
 
     def __init__(self, zero_ns: int = 0, resolution_ns: int = RESOLUTION_NS) -> None:
         """`zero_ns`: the exchange's first byte. `resolution_ns`: a whole number of microseconds, ≤ 100 µs."""
@@ -65,7 +65,7 @@ class Arrivals:
         self._codes = array("H")
         self._escapes = bytearray()
         self._first = 0
-        self._last_step = 0
+        self._carry = 0  # ns by which the last time, rounded, lies above its step
         self._last_ns = 0
         self._same = False
         self.n = 0
@@ -77,17 +77,23 @@ class Arrivals:
             return []
         if type(times_ns) is not list:
             times_ns = list(times_ns)  # an array would box every number each time it is read
-        offset, resolution = self._half - self._zero, self._resolution
-        steps = [(t + offset) // resolution for t in times_ns]
+        resolution = self._resolution
         started = self.n > 0
         if not started:
-            self._first = self._last_step = steps[0]
+            since = times_ns[0] - self._zero + self._half
+            if since < self._half:
+                return self._extend_disordered(times_ns)
+            self._first = since // resolution
+            self._carry = since % resolution
             self._last_ns = times_ns[0]
         gaps = list(map(sub, times_ns, [self._last_ns, *times_ns[:-1]]))
-        if min(gaps) < 0 or steps[0] < 0:
+        if min(gaps) < 0:
             return self._extend_disordered(times_ns)
-        codes = list(map(sub, steps, [self._last_step, *steps[:-1]]))
-        self._last_step, self._last_ns = steps[-1], times_ns[-1]
+        # Steps are counted from the last one on, so that the numbers stay small: to divide them costs a third.
+        steps = [ns // resolution for ns in accumulate(gaps, initial=self._carry)]
+        codes = list(map(sub, steps[1:], steps))
+        self._carry += times_ns[-1] - self._last_ns - steps[-1] * resolution
+        self._last_ns = times_ns[-1]
         if not started:
             del gaps[0], codes[0]
         _append(self._codes, self._escapes, codes)
@@ -132,11 +138,15 @@ class Lags:
 
     def extend(self, lags_ns: Sequence[int]) -> None:
         """Take the next lags, in the order of the chunks; `UNKNOWN` where there is none to be had."""
+        if not len(lags_ns):
+            return
         half, resolution = self._half, self._resolution
-        codes = [(lag + half) // resolution for lag in lags_ns]
-        _append(self._codes, self._escapes, codes)
-        for i in [i for i, lag in enumerate(lags_ns) if lag < 0] if len(lags_ns) and min(lags_ns) < 0 else ():
-            self._codes[i - len(codes)] = _SPECIAL
+        unknown = [i for i, lag in enumerate(lags_ns, -len(lags_ns)) if lag < 0] if min(lags_ns) < 0 else ()
+        if unknown:
+            lags_ns = [max(lag, 0) for lag in lags_ns]
+        _append(self._codes, self._escapes, [(lag + half) // resolution for lag in lags_ns])
+        for i in unknown:
+            self._codes[i] = _SPECIAL
         self.n += len(lags_ns)
 
     def blob(self) -> bytes:
@@ -207,16 +217,12 @@ def _specials(codes: array[int]) -> array[int]:
 
 
 def _append(codes: array[int], escapes: bytearray, values: list[int]) -> None:
-    """`values` ≥ 0 in steps; a negative one (of an unknown lag) is the caller's to mark afterwards."""
-    if not values:
-        return
-    if max(values) >= _SPECIAL or min(values) < 0:
+    """`values` ≥ 0, in steps."""
+    if values and max(values) >= _SPECIAL:
         for i, value in enumerate(values):
             if value >= _SPECIAL:
                 escapes += _varint(value)
                 values[i] = _ESCAPE
-            elif value < 0:
-                values[i] = 0
     codes.fromlist(values)
 
 

@@ -56,7 +56,6 @@ class Ticks:
         "inner_pause_ns",
         "kinds",
         "longest_at",
-        "longest_gap_ns",
         "longest_lag_ns",
         "overheads",
         "paused_ns",
@@ -71,7 +70,6 @@ class Ticks:
         self.kinds: list[tuple[str, int]] = []
         self.gaps = Running()  # ns, between chunks of different reads
         self.gaps_left_out = 0
-        self.longest_gap_ns = 0
         self.longest_at = 0  # index of the chunk after the longest gap
         self.overheads = Sampled()  # ns, read → written, of chunks that did not wait for the client
         self.longest_lag_ns: int | None = None
@@ -239,11 +237,10 @@ class Ticks:
             self._undivided_pause = 0
         if not gaps:
             return
-        longest = max(gaps)
-        if longest > self.longest_gap_ns:
-            self.longest_gap_ns = longest
-            self.longest_at = self._arrivals.n - len(gaps) + gaps.index(longest)
+        before = self.gaps.greatest
         self.gaps.extend([gap for gap in gaps if gap] if 0 in gaps else gaps)
+        if self.gaps.greatest > before:
+            self.longest_at = self._arrivals.n - len(gaps) + gaps.index(self.gaps.greatest)
 
     def _end_pause(self, t_ns: int) -> None:
         if self._slow_since is not None:

@@ -207,11 +207,11 @@ class Timeline(Ticks):
         return InterToken(gaps.n, gaps.mean / 1e9, p50 / 1e9, p90 / 1e9, p99 / 1e9, gaps.greatest / 1e9)
 
     def _stalls(self) -> Stalls | None:
-        if not self.streamed or self.longest_gap_ns <= STALL_LEAST_NS:
+        if not self.streamed or self.gaps.greatest <= STALL_LEAST_NS:
             return None
         usual = self.gaps.quantile(0.5) or 0.0
         tail = self.gaps.above(max(STALL_LEAST_NS, STALL_MEDIANS * usual))
-        return Stalls(tail.n, int(tail.total - tail.n * usual), self.longest_gap_ns, self.longest_at) if tail.n else None
+        return Stalls(tail.n, int(tail.total - tail.n * usual), self.gaps.greatest, self.longest_at) if tail.n else None
 
     def _doubts(self, phases: Phases, usage: Usage, withheld: int | None, span: int | None) -> list[str]:
         doubts: list[str] = []

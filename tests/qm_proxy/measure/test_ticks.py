@@ -145,7 +145,11 @@ def test_packing_in_blocks_gives_what_a_plain_look_gives(block: int, steps: list
         assert found is None or lag is None or abs(found - lag) <= HALF
     gaps = [b - a for i, (a, b) in enumerate(pairwise(plain.arrivals), 1) if b > a and i not in plain.breaks]
     assert (ticks.gaps.n, ticks.gaps.total) == (len(gaps), sum(gaps))
-    assert ticks.longest_gap_ns == max(gaps, default=0)
+    assert ticks.gaps.greatest == max(gaps, default=0)
+    if gaps:
+        at = ticks.longest_at
+        assert plain.arrivals[at] - plain.arrivals[at - 1] == max(gaps)
+        assert at not in plain.breaks
     assert ticks.overheads.n == sum(lag is not None and not waited for lag, waited in zip(plain.lags, plain.waited, strict=True))
     assert ticks.longest_lag_ns == max((lag for lag in plain.lags if lag is not None), default=None)
 
