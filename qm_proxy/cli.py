@@ -266,6 +266,139 @@ def doctor(
         raise typer.Exit(2)
 
 
+Limit = Annotated[int, typer.Option(min=1, max=500, help="How many.")]
+Cursor = Annotated[str | None, typer.Option(help="Go on behind a page.", show_default=False)]
+Since = Annotated[str | None, typer.Option(help="From this ISO instant on.", show_default=False)]
+
+
+def _given(**filters: Any) -> dict[str, Any]:
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+@app.command()
+def sessions(
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    model: Annotated[str | None, typer.Option(show_default=False)] = None,
+    client: Annotated[str | None, typer.Option(show_default=False)] = None,
+    finding: Annotated[str | None, typer.Option(help="With a finding of this kind.", show_default=False)] = None,
+    since: Since = None,
+    db: Db = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """The sessions seen, last active first.
+
+    Example: [bold]qm-proxy sessions --client claude-code[/]
+    """
+    from qm_proxy.reading import list_sessions, open_store, page_out
+
+    stored = open_store(_settings(config, db=db).db)
+    filters = _given(cursor=cursor, model=model, client=client, finding=finding, since=since)
+    page, lines = _asked(lambda: list_sessions(stored, limit=limit, **filters))
+    page_out(page, lines, as_json)
+
+
+@app.command()
+def findings(
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    kind: Annotated[str | None, typer.Option(help="A kind, or a family: loop, tool, …", show_default=False)] = None,
+    since: Since = None,
+    db: Db = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was detected, newest first.
+
+    Example: [bold]qm-proxy findings --kind loop[/]
+    """
+    from qm_proxy.reading import list_findings, open_store, page_out
+
+    stored = open_store(_settings(config, db=db).db)
+    page, lines = _asked(lambda: list_findings(stored, limit=limit, **_given(cursor=cursor, kind=kind, since=since)))
+    page_out(page, lines, as_json)
+
+
+@app.command()
+def show(
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="Of an exchange or a session; 'last' for the newest exchange.")],
+    db: Db = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """One exchange with its token waterfall, or one session with its turns.
+
+    Example: [bold]qm-proxy show last[/]
+    """
+    import shutil
+
+    from qm_proxy import reading
+
+    stored = reading.open_store(_settings(config, db=db).db)
+    if wanted == "last":
+        newest = stored.exchanges(limit=1)["items"]
+        if not newest:
+            raise SettingsError("Nothing has been seen yet.", remedy="Send a request through the proxy.")
+        wanted = newest[0]["id"]
+    width = min(100, shutil.get_terminal_size((100, 40)).columns)
+    found, lines = _asked(lambda: reading.show(stored, wanted, width))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print("\n".join(lines))
+
+
+@app.command()
+def tail(console: Console = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Follow a running proxy: every answer and finding, live.
+
+    Example: [bold]qm-proxy tail[/]
+    """
+    from qm_proxy.reading import follow
+
+    settings = _settings(config, console=console)
+    if settings.console == "off":
+        raise SettingsError("tail follows the console, which is off.", remedy="Give its address with --console.")
+    follow(f"http://{settings.console}", as_json=as_json)
+
+
+@app.command()
+def export(
+    since: Since = None,
+    chunks: Annotated[bool, typer.Option("--chunks", help="With every chunk's time.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A file; stdout when left out.", show_default=False)] = None,
+    db: Db = None,
+    config: Config = None,
+) -> None:
+    """Every stored exchange as JSON lines, oldest first.
+
+    Example: [bold]qm-proxy export --since 2026-11-01 > exchanges.jsonl[/]
+    """
+    from qm_proxy.reading import export_lines, open_store
+
+    stored = open_store(_settings(config, db=db).db)
+    lines = _asked(lambda: export_lines(stored, since=since, chunks=chunks))
+    if out is None:
+        for line in lines:
+            print(line)
+        return
+    n = 0
+    with out.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line + "\n")
+            n += 1
+    print(f"{n} exchanges → {out}", file=sys.stderr)
+
+
+def _asked(ask: Any) -> Any:
+    """A query's `ValueError` (a bad cursor, instant or limit) as the user's mistake that it is."""
+    try:
+        return ask()
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
+
+
 def main() -> None:
     """Entry of the command and of `python -m qm_proxy`."""
     try:
@@ -273,6 +406,8 @@ def main() -> None:
     except QmError as exc:
         print(f"qm-proxy: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

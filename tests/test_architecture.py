@@ -45,6 +45,8 @@ LAW: dict[str, tuple[str, ...]] = {
     "doctor": ("errors", "settings", "relay.addresses", "tasks"),
     "servant": ("errors",),
     "run": ("errors", "clients", "servant", "terminal"),
+    "waterfall": ("terminal",),
+    "reading": ("errors", "store.sqlite", "terminal", "waterfall"),
     "terminal": ("nouns", "measure", "store.queries"),
     "__main__": ("cli",),
     "__init__": (),
