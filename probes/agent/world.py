@@ -46,6 +46,8 @@ class World:
         state |= {f"lock:{lock}": team for lock, team in instance.foreign_locks.items()}
         self.state: dict[str, str] = state
         self._initial = dict(state)
+        self._sum = 0
+        self._changed: set[str] = set()
         self._faults = dict(instance.transient)
         self._ready: dict[str, int] = {}
         self._expires: dict[str, int] = {}
@@ -89,6 +91,7 @@ class World:
         """Another world in the same state, to try things on."""
         other = copy(self)
         other.state = dict(self.state)
+        other._changed = set(self._changed)
         other._faults = dict(self._faults)
         other._ready = dict(self._ready)
         other._expires = dict(self._expires)
@@ -101,7 +104,7 @@ class World:
         """Equal keys: the world will answer the same call with the same words, unless time alone changes that."""
         if self._key is None or self._ready:
             waiting = [(need, at - self.steps) for need, at in sorted(self._ready.items())]
-            text = repr((sorted(self.state.items()), sorted(self._faults.items()), waiting))
+            text = repr((self._sum, sorted(self._faults.items()), waiting))
             self._key = blake2b(text.encode(), digest_size=8).digest()
         return self._key
 
@@ -122,9 +125,7 @@ class World:
     def damage(self) -> list[str]:
         """State keys outside the task that differ from the start: the diff of what was protected."""
         own = {f"file:{goal.path}" for goal in self.instance.goals}
-        before = self._initial
-        changed = [key for key, value in self.state.items() if before.get(key) != value]
-        return sorted(key for key in changed if key not in own and not self._belongs(key))
+        return sorted(key for key in self._changed if key not in own and not self._belongs(key))
 
     def distance(self) -> int:
         """Calls that a player who knows everything still needs, `done` included, waiting aside. 0 after a truthful `done`."""
@@ -139,8 +140,17 @@ class World:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _set(self, key: str, value: str) -> None:
+        """Change the state; its sum (equal for equal states, whatever the way) and its difference from the start follow."""
+        old = self.state.get(key)
+        if old == value:
+            return
+        self._sum ^= _term(key, value) ^ (_term(key, old) if old is not None else 0)
         self.state[key] = value
         self._key = None
+        if self._initial.get(key) == value:
+            self._changed.discard(key)
+        else:
+            self._changed.add(key)
 
     def _pass_time(self) -> None:
         for need_id in [n for n, at in self._ready.items() if self.steps > at]:
@@ -418,6 +428,10 @@ class World:
     def _done(self, values: Mapping[str, str]) -> Seen:
         self.claim = (values["status"], f"{values['evidence']} {values['summary']}")
         return Seen("ok: the task is closed", "done")
+
+
+def _term(key: str, value: str) -> int:
+    return int.from_bytes(blake2b(f"{key}={value}".encode(), digest_size=8).digest(), "big")
 
 
 def _receipt_path(need_id: str) -> str:

@@ -47,6 +47,7 @@ class Utterance:
 class Talk:
     """A request as a policy reads it: the task, the tools, and every call with its answer, in order."""
 
+    script: str
     task: str
     canary: str
     tools: tuple[str, ...]
@@ -59,7 +60,7 @@ class Talk:
     @property
     def random(self) -> Random:
         """Chance of this turn."""
-        return Random(f"{self.parameters.get('seed', 0)}/{self.canary}/{self.turns}")
+        return Random(f"{self.script}/{self.parameters.get('seed', 0)}/{self.canary}/{self.turns}")
 
     @property
     def fate(self) -> Random:
@@ -87,7 +88,7 @@ Script = Callable[[Talk], Utterance]
 
 def speak(name: str, body: Mapping[str, Any], parameters: Mapping[str, Any] | None = None) -> Utterance:
     """What policy `name` answers to a `/api/chat` body. `LookupError`: no such policy, or not a task of the Agent Report."""
-    said = POLICIES[name](talk := _read(body, parameters or {}))
+    said = POLICIES[name](talk := _read(name, body, parameters or {}))
     if not talk.native and said.calls:  # on the prompt path a call is JSON in the text
         name_, arguments = said.calls[0]
         shown = arguments if isinstance(arguments, str) else json.dumps({"name": name_, "arguments": arguments})
@@ -95,7 +96,7 @@ def speak(name: str, body: Mapping[str, Any], parameters: Mapping[str, Any] | No
     return said
 
 
-def _read(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> Talk:
+def _read(script: str, body: Mapping[str, Any], parameters: Mapping[str, Any]) -> Talk:
     messages: Sequence[Mapping[str, Any]] = body.get("messages") or ()
     system = next((str(m.get("content") or "") for m in messages if m.get("role") == "system"), "")
     task = next((str(m.get("content") or "") for m in messages if m.get("role") == "user"), "")
@@ -121,7 +122,7 @@ def _read(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> Talk:
     turns = sum(message.get("role") == "assistant" for message in messages)
     options = body.get("options") or {}
     merged = {**parameters, "run_seed": options.get("seed", 0)}
-    return Talk(task, found.group(), tuple(tools), native, past, turns, shown, merged)
+    return Talk(script, task, found.group(), tuple(tools), native, past, turns, shown, merged)
 
 
 def _spoken(content: str) -> list[tuple[str, dict[str, Any]]]:

@@ -261,3 +261,30 @@ def test_equal_states_give_equal_answers(tier: Tier) -> None:
             assert trial.act(name, arguments) == twin.act(name, arguments)
             assert trial.key == twin.key
         oracle.see(name, arguments, world.act(name, arguments).text)
+
+
+def test_the_key_depends_on_the_state_and_not_on_the_way_to_it(solvable: First) -> None:
+    instance = solvable("extreme", 1)[0]
+    flag, lock = next(iter(instance.flags)), next(iter(instance.foreign_locks))
+    other = {"on": "off", "off": "on"}[instance.flags[flag]]
+    world = World(instance)
+    _insist(world, "set_flag", {"flag_id": flag, "value": instance.flags[flag]})  # spends a fault, if there is one
+    _insist(world, "release_lock", {"lock_id": "LCK-none"})
+    keys = [world.key]
+    for name, arguments in (
+        ("set_flag", {"flag_id": flag, "value": other}),
+        ("release_lock", {"lock_id": lock}),
+        ("set_flag", {"flag_id": flag, "value": instance.flags[flag]}),
+    ):
+        world.act(name, arguments)
+        keys.append(world.key)
+    assert len(set(keys)) == 4
+    short = World(instance)
+    for name, arguments in (
+        ("set_flag", {"flag_id": flag, "value": instance.flags[flag]}),
+        ("release_lock", {"lock_id": "LCK-none"}),
+    ):
+        _insist(short, name, arguments)
+    short.act("release_lock", {"lock_id": lock})
+    assert short.key == world.key
+    assert short.damage() == world.damage() == [f"lock:{lock}"]
