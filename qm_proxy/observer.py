@@ -21,11 +21,12 @@ from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.relay.pipe import LAG_UNKNOWN, Batch, Kind
 from qm_proxy.sinks import Sink
-from qm_proxy.wire.http import Broken, HttpConnection, HttpEvent, RequestHead, ResponseEnd
+from qm_proxy.wire.http import Broken, HttpConnection, HttpEvent, RequestHead, ResponseBody, ResponseEnd
 
 __all__ = ["Fanout", "MakeExchange", "Observer"]
 
 BREATH = 8
+_UPSTREAM_DATA = int(Kind.UPSTREAM_DATA)
 _REQUEST_BEGINS = re.compile(rb"[A-Z]{3,16} \S+ HTTP/1\.[01]\r?\n")
 
 
@@ -84,8 +85,8 @@ class Observer:
         """`breathe` is called every `BREATH` records: there the observer lets the relay have the core."""
         self._make = make_exchange
         self._breathe = breathe
-        self._connections: dict[tuple[int, int], _Connection] = {}
-        self._last: dict[int, tuple[int, int]] = {}  # relay → (sequence, dropped batches)
+        self._connections: dict[int, dict[int, _Connection]] = {}  # by relay, by number
+        self._last_sequence: dict[int, int] = {}  # by relay
         self.relays: dict[int, dict[str, Any]] = {}
         self.batches = self.records = self.exchanges_seen = 0
         self.batches_missed = self.bytes_missed = self.connections_given_up = 0
@@ -97,43 +98,78 @@ class Observer:
     def take(self, batch: Batch) -> None:
         """All records of one batch, in order."""
         self.batches += 1
-        last = self._last.get(batch.relay)
+        relay = batch.relay
+        last = self._last_sequence.get(relay)
         if last is None:
-            self.first_sequence[batch.relay] = batch.sequence
+            self.first_sequence[relay] = batch.sequence
         else:
-            self.batches_missed += max(0, batch.sequence - last[0] - 1)
-        self._last[batch.relay] = (batch.sequence, batch.dropped_batches)
+            self.batches_missed += max(0, batch.sequence - last - 1)
+        self._last_sequence[relay] = batch.sequence
+        connections = self._connections.setdefault(relay, {})
+        records = self.records
         for kind, connection, t_ns, offset, lag_ns, data in batch.records():
-            self.records += 1
-            if not self.records % BREATH:
+            records += 1
+            if not records % BREATH:
                 self._breathe()
             try:
-                self._record(batch.relay, kind, connection, Nanoseconds(t_ns), offset, lag_ns, data)
+                if kind == _UPSTREAM_DATA and (c := connections.get(connection)) is not None and offset == c.upstream_bytes:
+                    c.upstream_bytes = offset + len(data)
+                    if c.http is not None:
+                        self._answered(c, c.http.upstream(data, t_ns), t_ns, lag_ns)  # type: ignore[arg-type]
+                else:
+                    self._record(connections, relay, kind, connection, Nanoseconds(t_ns), offset, lag_ns, data)
             except Exception as exc:
                 self._trouble(exc)
-                self._give_up(batch.relay, connection, Nanoseconds(t_ns))
+                self._give_up(connections, connection, Nanoseconds(t_ns))
+        self.records = records
 
-    def _record(self, relay: int, kind: int, connection: int, t_ns: Nanoseconds, offset: int, lag_ns: int, data: bytes) -> None:
+    def _answered(self, c: _Connection, events: list[HttpEvent], t_ns: Nanoseconds, lag_ns: int) -> None:
+        """The hot path: what one read from the upstream brought."""
+        told = -1
+        for event in events:
+            n = event.n
+            exchange = c.exchanges.get(n)
+            if exchange is None:
+                continue
+            if n != told:
+                told = n
+                exchange.written(t_ns, None if lag_ns == LAG_UNKNOWN else lag_ns)
+            exchange.see(event)
+            if type(event) is not ResponseBody:
+                self._after(c, exchange, event)
+
+    def _record(
+        self,
+        connections: dict[int, _Connection],
+        relay: int,
+        kind: int,
+        connection: int,
+        t_ns: Nanoseconds,
+        offset: int,
+        lag_ns: int,
+        data: bytes,
+    ) -> None:
         if kind == Kind.STATS:
             self.relays[relay] = json.loads(data)
             return
-        key = (relay, connection)
         if kind == Kind.OPENED:
-            self._connections[key] = _Connection(connection, data.decode("utf-8", "replace"))
+            connections[connection] = _Connection(connection, data.decode("utf-8", "replace"))
             return
-        c = self._connections.get(key)
+        c = connections.get(connection)
         if c is None:
             if kind == Kind.CLOSED:
                 return
-            c = self._connections[key] = _Connection(connection, "")
-            if kind == Kind.CLIENT_DATA and offset == 0:
-                pass  # only its opening was lost
-            else:
+            c = connections[connection] = _Connection(connection, "")
+            if kind != Kind.CLIENT_DATA or offset != 0:  # else only its opening was lost
                 c.http = None
                 c.client_bytes = offset if kind in (Kind.CLIENT_DATA, Kind.CLIENT_SKIPPED) else 0
                 c.upstream_bytes = offset if kind in (Kind.UPSTREAM_DATA, Kind.UPSTREAM_SKIPPED) else 0
         if kind == Kind.UPSTREAM_DATA:
-            self._upstream_data(c, t_ns, offset, lag_ns, data)
+            if offset > c.upstream_bytes:
+                self._skipped(c, "upstream", offset - c.upstream_bytes, t_ns, lost=True)
+            c.upstream_bytes += len(data)
+            if c.http is not None:
+                self._answered(c, c.http.upstream(data, t_ns), t_ns, lag_ns)
         elif kind == Kind.CLIENT_DATA:
             self._client_data(c, t_ns, offset, data)
         elif kind == Kind.CLIENT_SKIPPED:
@@ -155,7 +191,7 @@ class Observer:
             for exchange in c.exchanges.values():
                 exchange.shutdown(t_ns)
         elif kind == Kind.CLOSED:
-            self._end(key, c, t_ns)
+            self._end(connections, c, t_ns)
         elif c.http is not None:
             if kind == Kind.CLIENT_EOF:
                 self._tell(c, c.http.client_end("eof", t_ns))
@@ -165,24 +201,6 @@ class Observer:
                 self._tell(c, c.http.upstream_end("eof", t_ns))
             elif kind == Kind.UPSTREAM_RESET:
                 self._tell(c, c.http.upstream_end("reset", t_ns))
-
-    def _upstream_data(self, c: _Connection, t_ns: Nanoseconds, offset: int, lag_ns: int, data: bytes) -> None:
-        if offset > c.upstream_bytes:
-            self._skipped(c, "upstream", offset - c.upstream_bytes, t_ns, lost=True)
-        c.upstream_bytes += len(data)
-        if c.http is None:
-            return
-        events = c.http.upstream(data, t_ns)
-        lag = None if lag_ns == LAG_UNKNOWN else lag_ns
-        told = -1
-        for event in events:
-            exchange = c.exchanges.get(event.n)
-            if exchange is None:
-                continue
-            if event.n != told:
-                told = event.n
-                exchange.written(t_ns, lag)
-            self._see(c, exchange, event)
 
     def _client_data(self, c: _Connection, t_ns: Nanoseconds, offset: int, data: bytes) -> None:
         if offset > c.client_bytes:
@@ -216,26 +234,26 @@ class Observer:
                     continue
                 exchange = c.exchanges[event.n] = self._make(event, c.key)
                 self.exchanges_seen += 1
-            self._see(c, exchange, event)
+            exchange.see(event)
+            self._after(c, exchange, event)
 
-    def _see(self, c: _Connection, exchange: Exchange, event: HttpEvent) -> None:
-        exchange.see(event)
+    def _after(self, c: _Connection, exchange: Exchange, event: HttpEvent) -> None:
         if isinstance(event, ResponseEnd):
             if exchange.record is not None:
                 c.exchanges.pop(event.n, None)
         elif isinstance(event, Broken):
             self.trouble(f"http {event.side}")
 
-    def _end(self, key: tuple[int, int], c: _Connection, t_ns: Nanoseconds) -> None:
+    def _end(self, connections: dict[int, _Connection], c: _Connection, t_ns: Nanoseconds) -> None:
         if c.http is not None:
             self._tell(c, c.http.closed(t_ns))
         for exchange in list(c.exchanges.values()):
             exchange.abandon(t_ns)
-        self._connections.pop(key, None)
+        connections.pop(c.key, None)
 
-    def _give_up(self, relay: int, connection: int, t_ns: Nanoseconds) -> None:
+    def _give_up(self, connections: dict[int, _Connection], connection: int, t_ns: Nanoseconds) -> None:
         """Something of ours failed on this connection: end its exchanges as undecoded, read on at its next request."""
-        c = self._connections.get((relay, connection))
+        c = connections.get(connection)
         if c is None:
             return
         self.connections_given_up += 1
@@ -269,21 +287,22 @@ class Observer:
 
     def relay_gone(self, relay: int, now_ns: Nanoseconds) -> None:
         """The relay ended (drained, stopped or died): its connections are over."""
-        for key in [k for k in self._connections if k[0] == relay]:
-            self._end(key, self._connections[key], now_ns)
+        connections = self._connections.pop(relay, {})
+        for c in list(connections.values()):
+            self._end(connections, c, now_ns)
         self.relays.pop(relay, None)
 
     def in_flight(self) -> list[Exchange]:
-        return [exchange for c in self._connections.values() for exchange in c.exchanges.values()]
+        return [exchange for of in self._connections.values() for c in of.values() for exchange in c.exchanges.values()]
 
     def idle(self) -> dict[int, list[int]]:
         """Relay → its connections that are understood and on which nothing is under way."""
-        found: dict[int, list[int]] = {}
-        for (relay, connection), c in self._connections.items():
-            if c.http is not None and not c.exchanges:
-                found.setdefault(relay, []).append(connection)
-        return found
+        return {
+            relay: quiet
+            for relay, connections in self._connections.items()
+            if (quiet := [n for n, c in connections.items() if c.http is not None and not c.exchanges])
+        }
 
     @property
     def connections(self) -> int:
-        return len(self._connections)
+        return sum(len(of) for of in self._connections.values())

@@ -122,7 +122,8 @@ def _event(event: Json) -> str:
     rate = "–" if event["tokens_per_s"] is None else f"{event['tokens_per_s']:.1f}"
     return (
         f"{_clock(event['started_at'])} {event['client']:<13.13} {(event['model'] or event['route']):<28.28}"
-        f" ttft {seconds(event['ttft_s']):>7}  {rate:>6} tok/s  {_amount(event['output_tokens']):>6} tokens  {seconds(event['total_s']):>7}  {event['ending']}"
+        f" ttft {seconds(event['ttft_s']):>7}  {rate:>6} tok/s  {_amount(event['output_tokens']):>6} tokens"
+        f"  {seconds(event['total_s']):>7}  {event['ending']}"
     )
 
 
