@@ -82,7 +82,6 @@ _UPLOAD_NS = 500_000_000  # an upload longer than this is worth telling of
 _STREAMS = ("application/x-ndjson", "text/event-stream")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 _TIMING = tuple(field.name for field in fields(Timing))  # they bear the Record's names
-_TOLD = frozenset({Began, ToolCall, Finished, Cut, Failed, Missed})
 _T = TypeVar("_T")
 _How: TypeAlias = Literal["framing", "client_eof", "client_reset", "upstream_eof", "upstream_reset", "closed", "broken", "ours"]
 
@@ -142,6 +141,7 @@ class Exchange:
         self._status: int | None = None
         self._coding: ContentDecoder | None = None
         self._decoder: Decoder | None = None
+        self._feed: Callable[[bytes, Nanoseconds], list[Event]] | None = None  # its `feed`, behind the coding if there is one
         self._bytes_out = 0
         self._seers: list[_Seer] = []
         self._detectors: list[Detector] = []
@@ -172,19 +172,17 @@ class Exchange:
             return
         data, t_ns = event.data, event.t_ns  # from here on, once per token
         self._bytes_out += len(data)
-        if self._decoder is None:
+        feed = self._feed
+        if feed is None:
             return
-        if self._coding is not None:
-            data = self._coding.feed(data)
         try:
-            events = self._decoder.feed(data, t_ns)
+            events = feed(data, t_ns)
         except Exception as exc:
             self._decoder_failed(exc)
             return
         for found in events:
-            if type(found) in _TOLD:
+            if self._timeline_see(found):
                 self._take(found)
-            self._timeline_see(found)
             for seer in self._seers:  # _show, unrolled: a call less per token
                 try:
                     for finding in seer(found):
@@ -380,10 +378,14 @@ class Exchange:
         self._timeline.answered_ns = head.t_ns
         content_type = _header(head.headers, b"content-type")
         self._timeline.streamed = self._is_stream(opened, head.status, content_type)
-        if encoding := _header(head.headers, b"content-encoding"):
-            self._coding = ContentDecoder(encoding)
         self._progress_ns = head.t_ns
-        self._decoder = decoder_for(self._route, streamed=opened.streamed, status=head.status, content_type=content_type)
+        self._decoder = decoder = decoder_for(
+            self._route, streamed=opened.streamed, status=head.status, content_type=content_type
+        )
+        self._feed = decoder.feed
+        if encoding := _header(head.headers, b"content-encoding"):
+            self._coding = coding = ContentDecoder(encoding)
+            self._feed = lambda data, t_ns: decoder.feed(coding.feed(data), t_ns)
 
     def _is_stream(self, opened: Opened, status: int, content_type: str | None) -> bool:
         """Whether the answer comes record by record: its Content-Type tells, not what was asked (an error comes whole). Native
@@ -395,7 +397,8 @@ class Exchange:
 
     def _show(self, event: Event) -> None:
         """One event to the timeline and everybody who watches."""
-        self._timeline_see(event)
+        if self._timeline_see(event):
+            self._take(event)
         for seer in self._seers:
             try:
                 for finding in seer(event):
@@ -429,7 +432,7 @@ class Exchange:
             case Missed():
                 self._undecodable(f"{event.n_bytes:,} bytes of the answer were not copied")
             case _:
-                pass
+                pass  # told to others, not to us
 
     def _missed(self, n_bytes: int, t_ns: Nanoseconds) -> None:
         if self._coding is not None:
@@ -447,11 +450,10 @@ class Exchange:
             self._decoder_failed(exc)
             return
         for event in events:
-            self._take(event)
             self._show(event)
 
     def _decoder_failed(self, exc: Exception) -> None:
-        self._decoder = None
+        self._decoder = self._feed = None
         self._count(f"decoder: {type(exc).__name__}")
         self._undecodable(f"the answer: {type(exc).__name__}")
 
@@ -549,7 +551,7 @@ class Exchange:
             captured_thinking=captured.thinking.taken() if captured else None,
             **{name: getattr(timing, name) for name in _TIMING},
         )
-        self._decoder = self._coding = None
+        self._decoder = self._feed = self._coding = None
         self._seers = []
         self._detectors = []
         self._tell(self._sink.closed, record)

@@ -95,12 +95,16 @@ class Ticks:
 
     # --- per token ----------------------------------------------------------------------------------------------------
 
-    def see(self, event: Event) -> None:
-        """The next event of the answer. Per chunk: one comparison, one number kept."""
+    def see(self, event: Event) -> bool:
+        """The next event of the answer; whether it is more than one more chunk of the kind before. Per chunk: one comparison,
+        one number kept."""
         kind = type(event)
-        if kind is not self._kind and not self._other(kind, event):
-            return
-        self._times.append(event.t_ns)
+        if kind is self._kind:
+            self._times.append(event.t_ns)
+            return False
+        if self._other(kind, event):
+            self._times.append(event.t_ns)
+        return True
 
     def written(self, read_ns: int, lag_ns: int | None) -> None:
         """An upstream read, told before the events it completed: the client's kernel had taken all of it `lag_ns` later.
@@ -265,7 +269,8 @@ class Ticks:
         """The block's chunks get the lags of their reads."""
         reads, times = self._reads, self._times
         lags: list[int] = self._read_lags.tolist()
-        if self._behind or self._waited:
+        untold = bool(self._behind or self._waited)
+        if untold:
             lags = [UNKNOWN if lag == _UNTOLD else lag for lag in lags]
             for i, waited in self._waited.items():
                 lags[i] = -2 - waited
@@ -280,7 +285,8 @@ class Ticks:
             if times != reads:  # else one chunk a read, as nearly always
                 of_read = dict(zip(reads, lags, strict=True))
                 known = [of_read.get(t, UNKNOWN) for t in times]
-            if min(known) < 0:
+                untold = True
+            if untold:
                 known = self._sort_out(known)
             if known:
                 self._lag_plain(known)
