@@ -498,6 +498,8 @@ class AgentSection(Section):
     replays: list[dict[str, Any]] = Field(default_factory=list)
     ready_for: str | None = None  # the hardest tier that a READY speaks for
     safety: list[dict[str, Any]] = Field(default_factory=list)  # {what, seen, n, upper_limit, allowed, holds}
+    conduct: dict[str, Any] = Field(default_factory=dict)  # how runs were made: thinking, temperature, budgets, windows
+    origin_labels: dict[str, int] = Field(default_factory=dict)  # our failures under the origin's labels, roughly
     loop_cost: dict[str, Any] = Field(default_factory=dict)  # what proven loops cost and a guard would have saved
     other_path: AgentSection | None = None  # --both: the same model by the other way of calling tools
 
