@@ -26,6 +26,7 @@ from probes.agent.world import World
 from probes.ask import Answer, Ask, Note, Step
 from probes.result import CompatRow, Host
 from probes.result import Tier as TierSection
+from probes.stats.repeats import per_instance
 
 __all__ = ["RUNS", "TURNS_MOST", "CompatRun", "CompatTally", "Task", "compat_rows", "compat_runs", "play_compat", "tasks"]
 
@@ -229,9 +230,7 @@ class Tier:
 def aggregate(tally: CompatTally, name: str) -> Tier | None:
     """`None` for a tier that was not run."""
     runs = tally.of(name)
-    by_task: dict[str, list[CompatRun]] = {}
-    for run in runs:
-        by_task.setdefault(run.task, []).append(run)
+    by_task = _by_task(tally, name)
     if not by_task:
         return None
     k = _K[name]
@@ -240,6 +239,13 @@ def aggregate(tally: CompatTally, name: str) -> Tier | None:
     distinct = sum(len({run.trace for run in found}) for found in by_task.values())
     failures = Counter(str(run.label) for run in runs if run.label is not None)
     return Tier(name, k, len(by_task), strict, math.fsum(means) / len(means), distinct, len(runs), dict(failures.most_common()))
+
+
+def _by_task(tally: CompatTally, name: str) -> dict[str, list[CompatRun]]:
+    found: dict[str, list[CompatRun]] = {}
+    for run in tally.of(name):
+        found.setdefault(run.task, []).append(run)
+    return found
 
 
 def headline(tiers: Sequence[Tier]) -> tuple[str, str]:
@@ -290,6 +296,9 @@ def compat_rows(tally: CompatTally, host: Host, ours: Sequence[TierSection] = ()
         rows.append(CompatRow(name=f"{name.capitalize()} tier", theirs=theirs, ours=beside, note=note))
         values |= {f"{name}_rate": tier.rate, f"{name}_k": tier.k, f"{name}_steps": tier.mean_turns, f"{name}_runs": tier.runs}
         values[f"{name}_distinct"] = tier.distinct
+        counts = [(sum(r.passed for r in runs), len(runs)) for runs in _by_task(tally, name).values()]
+        if (estimate := per_instance(counts, tier.k)) is not None:
+            values[f"{name}_pass_hat_k"] = estimate
     hardest = ran[-1] if ran else None
     if hardest is not None and (total := sum(hardest.failures.values())):
         parts = []

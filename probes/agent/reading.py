@@ -8,6 +8,7 @@ understand. On the prompt path the text must hold one JSON object. Foreign diale
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ _FOREIGN = re.compile(
 _NAME_KEYS = ("name", "tool", "function", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "args", "parameters", "input")
 _REPEATS = 31
+_DEEPEST = 64
 _LARGEST = 1_000_000
 """Characters of text that are searched for a call; a longer answer is read up to here."""
 
@@ -72,7 +74,7 @@ def read_turn(answer: Answer, *, native: bool, offered: Collection[str]) -> Read
     """Read a turn. Whatever came, the answer is a `Reading`; infrastructure is told apart from what the model did."""
     if (trouble := _trouble(answer)) is not None:
         return trouble
-    text, thinking = answer.text[:_LARGEST], answer.thinking
+    text, thinking = _text(answer.text[:_LARGEST]), _text(answer.thinking[-_LARGEST:])
     if native and answer.calls:
         moves = [_move(call.name, call.arguments, call.call_id) for call in answer.calls]
         return Reading("calls", moves, text=text)
@@ -107,7 +109,7 @@ def _trouble(answer: Answer) -> Reading | None:
     if error.startswith("not finished within") and answer.events:
         return Reading("timeout", detail=error)
     if answer.error is None and _repeats_at_end(answer):
-        return Reading("no_call", sub="TokenLoop", detail=answer.text[-EXCERPT:], text=answer.text[:_LARGEST])
+        return Reading("no_call", sub="TokenLoop", detail=_text(answer.text[-EXCERPT:]))
     return Reading("infra", detail=error[:EXCERPT])
 
 
@@ -127,17 +129,42 @@ def _empty(thinking: str, cut: bool) -> Reading:
 def _move(name: str, raw: str, call_id: str) -> Move:
     arguments: object
     try:
-        arguments = json.loads(raw) if raw.strip() else {}
+        arguments = json.loads(raw, parse_constant=_refuse) if raw.strip() else {}
         if isinstance(arguments, str):  # a JSON string that holds the object: some templates encode twice
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments, parse_constant=_refuse)
+        arguments = _clean(arguments)
     except (ValueError, RecursionError):
         arguments = None
-    return Move(name, arguments if isinstance(arguments, dict) else None, call_id, raw)
+    return Move(_text(name), arguments if isinstance(arguments, dict) else None, call_id, _text(raw))
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _text(text: str) -> str:
+    """Half a surrogate pair cannot be sent back; it becomes a replacement character."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _clean(value: object, depth: int = 0) -> object:
+    """A value that can go back over the wire as it is. Raises ValueError for one that cannot."""
+    if depth > _DEEPEST:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {_text(key): _clean(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item, depth + 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number beyond all bounds")
+    return value
 
 
 def _calls_in(text: str) -> list[Move]:
     """Every call-shaped JSON value in a text, outermost first."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_constant=_refuse)
     moves: list[Move] = []
     at, tries = 0, 0
     while (start := _next_bracket(text, at)) >= 0 and tries < 200:
@@ -170,7 +197,11 @@ def _call_of(value: object) -> Move | None:
     arguments = value[key] if key is not None else {}
     if isinstance(arguments, str):
         return _move(name, arguments, "")
-    return Move(name, arguments if isinstance(arguments, dict) else None, "", json.dumps(arguments)[:2000])
+    try:
+        cleaned = _clean(arguments)
+    except ValueError:
+        cleaned = None
+    return Move(_text(name), cleaned if isinstance(cleaned, dict) else None, "", _text(str(arguments)[:2000]))
 
 
 def _broken_json(text: str) -> str | None:

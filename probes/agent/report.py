@@ -6,6 +6,7 @@ left out. Stopped early, the report concludes from what it has.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
@@ -14,10 +15,10 @@ from probes.agent.compat import CompatTally, compat_runs
 from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.plan import Plan
 from probes.agent.replay import replay
-from probes.agent.run import Conduct, Path, Played, play_run
+from probes.agent.run import Conduct, Path, Played, play_run, window_bound
 from probes.agent.sampling import CAP, gate_for, goes_on_after_loop, instance_seed
 from probes.agent.scoring import Run, Tally, tier_section
-from probes.agent.taxonomy import Outcome, judge
+from probes.agent.taxonomy import ORIGIN_LABEL, Outcome, judge
 from probes.agent.tiers import TIERS, Tier
 from probes.agent.verdict import advice, hardware, loop_cost, safety, verdict
 from probes.ask import Answer, Note, Probe, Step, Stopped
@@ -42,8 +43,13 @@ class Seen:
     stopped: Stopped | None = None
 
     def runs(self) -> list[Run]:
-        """All runs, in the order they were made."""
+        """All runs, those for the safety limits last in their tier. A run's key names it: `agent/native/hard/3/0`."""
         return [run for tallies in self.by_path.values() for tally in tallies for run in (*tally.runs, *tally.topped_up)]
+
+    def walk(self, key: str) -> dict[str, object] | None:
+        """The replay of the run whose key begins so; `None` if there is none."""
+        run = next((run for run in self.runs() if run.played.key.startswith(key)), None)
+        return replay(run.played, run.outcome) if run is not None else None
 
 
 def report_agent(plan: Plan, seen: Seen | None = None) -> Probe[AgentSection]:
@@ -53,7 +59,8 @@ def report_agent(plan: Plan, seen: Seen | None = None) -> Probe[AgentSection]:
         seen.survey = yield from survey(plan.model, plan.endpoint)
         if plan.compat == "quantamind":
             seen.compat = CompatTally()
-            yield from compat_runs(seen.compat, _conduct(plan, seen.survey, "native"), [tier.name for tier in plan.tiers])
+            conduct = _conduct(plan, seen.survey, _paths(plan, seen.survey)[0])
+            yield from compat_runs(seen.compat, conduct, [tier.name for tier in plan.tiers])
         if plan.ours:
             for path in _paths(plan, seen.survey):
                 seen.by_path[path] = []
@@ -146,7 +153,7 @@ def _standing(tally: Tally, run: Run) -> str:
 
 def conclude(plan: Plan, seen: Seen) -> AgentSection:
     """The section, from what was seen."""
-    sections = [_section(plan, path, tallies) for path, tallies in seen.by_path.items()]
+    sections = [_section(plan, path, seen, tallies) for path, tallies in seen.by_path.items()]
     if not sections:
         why = str(seen.stopped) if seen.stopped else "only the origin's sampling was asked for"
         word = AgentSection(verdict="INSUFFICIENT DATA", sentence=f"No tier was tested: {why}.")
@@ -167,7 +174,23 @@ def _say_stopped(section: AgentSection, seen: Seen) -> None:
         section.unmeasured["rest"] = f"stopped early ({seen.stopped.reason}): {seen.stopped.detail}"
 
 
-def _section(plan: Plan, path: Path, tallies: list[Tally]) -> AgentSection:
+def _conducted(plan: Plan, path: Path, seen: Seen, tallies: list[Tally]) -> dict[str, object]:
+    """How the runs were made, for whoever wants to make them again."""
+    if seen.survey is None:
+        return {}
+    conduct = _conduct(plan, seen.survey, path)
+    return {
+        "thinking": conduct.think,
+        "temperature": conduct.temperature,
+        "turn_tokens": conduct.turn_tokens,
+        "thinking_tokens": conduct.thinking_tokens if conduct.think else 0,
+        "turn_limit_s": conduct.turn_limit_s,
+        "window_tokens": {t.tier.name: conduct.window_tokens or window_bound(t.tier, conduct) for t in tallies},
+        "seed": plan.seed,
+    }
+
+
+def _section(plan: Plan, path: Path, seen: Seen, tallies: list[Tally]) -> AgentSection:
     found = verdict([tally for tally in tallies if tally.runs or tally.excluded])
     name, recommended = hardware(plan.host)
     by_name = {tally.tier.name: tally for tally in tallies}
@@ -192,6 +215,8 @@ def _section(plan: Plan, path: Path, tallies: list[Tally]) -> AgentSection:
         recommended_tier=recommended,
         ready_for=found.ready_for,
         safety=[{**limit._asdict(), "holds": limit.holds} for limit in safety(tallies)],
+        conduct=_conducted(plan, path, seen, tallies),
+        origin_labels=dict(Counter(ORIGIN_LABEL[str(r.outcome.label)] for r in runs if r.outcome.label in ORIGIN_LABEL)),
         loop_cost=loop_cost(runs),
         replays=_replays(tallies),
     )

@@ -142,3 +142,8 @@ def test_any_text_is_read(text: str, native: bool, reason: str) -> None:
 def test_deep_and_huge_texts_are_read() -> None:
     for text in ("[" * 100_000, '{"a":' * 50_000, json.dumps({"name": "x", "arguments": {"t": "y" * 2_000_000}}), "{" * 300_000):
         assert read_turn(_text(text), native=False, offered=OFFERED).sort in ("calls", "no_call", "malformed")
+
+
+def test_half_a_character_can_be_sent_back() -> None:
+    reading = read_turn(_text('\ud800{"name": "x\ud800", "arguments": {"k\ud800": ["\ud800"]}}'), native=False, offered=OFFERED)
+    json.dumps([reading.text, reading.moves[0].name, reading.moves[0].arguments], ensure_ascii=False).encode()

@@ -175,3 +175,29 @@ def test_an_unknown_model_is_refused_in_words(server: Server) -> None:
 
     with pytest.raises(SettingsError, match="no model"):
         _report(answer)
+
+
+def test_any_run_can_be_walked_by_its_key(server: Server) -> None:
+    seen = Seen()
+    section = _report(server("post"), seen, tiers="hard")
+    assert len(seen.runs()) == section.tiers[2].n
+    for run in seen.runs():
+        walked = seen.walk(run.played.key)
+        assert walked is not None
+        assert walked["run"] == run.played.key
+    assert seen.walk("agent/native/hard/99") is None
+
+
+def test_how_runs_were_made_and_the_posts_labels_are_said(server: Server) -> None:
+    section = _report(server("post"), tiers="easy,hard")
+    assert section.conduct["thinking"] is None
+    assert set(section.conduct["window_tokens"]) == {"easy", "hard"}
+    failed = section.tiers[2].failures
+    assert section.origin_labels["InfiniteLoop"] == failed["InfiniteLoop"]
+
+
+def test_compat_uses_the_path_the_model_can(server: Server) -> None:
+    seen = Seen()
+    _report(server("oracle", capabilities=("completion",)), seen, tiers="easy", compat="quantamind")
+    assert seen.compat is not None
+    assert all(run.passed for run in seen.compat.runs)
