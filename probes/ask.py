@@ -46,7 +46,6 @@ class Ask:
     method: str = "POST"
     silence_s: float = 600.0  # give up when no byte came for so long
     limit_s: float | None = None  # and when the whole answer took so long
-    presumes_warm: bool = False  # its time means nothing unless the runner is loaded and warmed up
 
 
 @dataclass(slots=True)

@@ -22,11 +22,11 @@ from probes.agent import joint as agent_joint
 from probes.agent import plan_for as agent_plan
 from probes.agent import report_agent as play
 from probes.ask import Answer, Ask, Note, Probe, Stopped
-from probes.audit import Trials, audit, audit_cost, audit_plan
+from probes.audit import Trials, audit, audit_cost, audit_plan, conclude_audit
 from probes.audit.ladder import Ladder
 from probes.client import Client
 from probes.hardware import describe, read_host
-from probes.inspector import Plan, Seen, cost, inspect, plan_for
+from probes.inspector import Plan, Seen, conclude, cost, inspect, plan_for
 from probes.joint import joint_verdict
 from probes.padding import GRAMMAR_VERSION
 from probes.quantamind import Legacy, compat_audit, compat_section
@@ -357,6 +357,7 @@ async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
         if isinstance(error, SettingsError):
             raise
         failure = error
+        _rescue(session, parts)
     stopped = session.runner.stopped or parts.stopped or (session.trials.stopped if session.trials else None)
     if session.survey is None and stopped is not None and stopped.reason == "upstream":
         raise UpstreamUnreachable(
@@ -367,6 +368,14 @@ async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
     result = session.document(outcome, failure)
     _fill(session, result, parts)
     return result if session.options.dry_run else session.save(result)
+
+
+def _rescue(session: Session, parts: _Parts) -> None:
+    """What was seen before a part failed is concluded all the same, and marked by the run's state."""
+    if session.survey is not None and parts.inspector is None and (parts.seen.cold or parts.seen.prefill):
+        parts.inspector = conclude(session.plan_inspect(session.survey), parts.seen)
+    if session.trials is not None and parts.audit is None and session.trials.observed:
+        parts.audit = conclude_audit(session.trials)
 
 
 def _shielded(probe: Probe[None]) -> Probe[None]:

@@ -4,7 +4,7 @@ Rules that hold here:
 
 - One ask at a time, in the probe's order: two would disturb each other's times.
 - A row is on disk before the probe sees the answer. Resuming answers from the rows while they fit (same key, same question);
-  the first new ask of a run whose times presume a warm runner is preceded by an unrecorded warm-up.
+  where they end, an unrecorded warm-up puts the model back as the last replayed request had left it.
 - `stop()` aborts the request in flight (its socket is closed), throws `Stopped` into the probe and returns what it concludes.
 """
 
@@ -70,6 +70,7 @@ class Runner:
     retry_s: float = 1.0  # between tries to reach an upstream that went away
     _stop: tuple[StopReason, str] | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _standing: Ask | None = None  # the replayed request that left the model loaded as it then was
     requests: int = 0
     replayed: int = 0  # of these, answered from rows
     model_time_s: float = 0.0
@@ -121,11 +122,13 @@ class Runner:
             self.requests += 1
             self.replayed += 1
             self.model_time_s += recalled.total_s
+            self._standing = _standing_after(step, self._standing)
             return recalled
         if self.budget_s is not None and self.model_time_s >= self.budget_s:
             raise Stopped("budget", f"the budget of {self.budget_s:g} s of model time is spent")
-        if step.presumes_warm and self.replayed and self.replayed == self.requests:
-            await self._warm_up(step)
+        if self._standing is not None:  # the seam: rows ended, the server may have unloaded the model since
+            standing, self._standing = self._standing, None
+            await self._warm_up(standing)
         answer = await self._send(step)
         self.requests += 1
         self.model_time_s += answer.total_s
@@ -172,7 +175,7 @@ class Runner:
             await asyncio.sleep(1.0)
 
     async def _warm_up(self, ask: Ask) -> None:
-        """After a resume the runner may be gone or cold: two unrecorded requests with the same launch options."""
+        """After a resume the runner may be gone or cold: two unrecorded requests with the launch options of `ask`."""
         if ask.body is None:
             return
         draw = random.Random(time.monotonic_ns())
@@ -186,6 +189,14 @@ class Runner:
             options = body.get("options")
             body["options"] = {**(options if isinstance(options, dict) else {}), "num_predict": 32}
             await self._race(Ask(f"{ask.key}/warm-up", ask.path, body, ask.method, ask.silence_s))
+
+
+def _standing_after(ask: Ask, before: Ask | None) -> Ask | None:
+    """Which request the model stands loaded by after `ask`: a generation's own, none after an unload."""
+    body = ask.body or {}
+    if "prompt" in body or "messages" in body:
+        return ask
+    return None if body.get("keep_alive") == 0 else before
 
 
 async def _finish(work: Awaitable[Answer]) -> Answer:

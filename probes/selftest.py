@@ -116,6 +116,7 @@ def _quick_persona(name: str, **laws: Any) -> Persona:
         "prefill": {"fixed_ms": 14, "tokens_per_s": 8000},
         "decode": {"token_ms": 5.0},
         "tokenizer": {"rule": "characters", "per_token": 4.0},
+        "answer_tokens": 400,
     }
     return Persona.model_validate({**base, **laws})
 

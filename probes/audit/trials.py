@@ -97,7 +97,7 @@ class Trials:
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, key: str, prompt: Prompt, budget: int, *, warm: bool = True) -> Probe[Answer]:
+    def _ask(self, key: str, prompt: Prompt, budget: int) -> Probe[Answer]:
         instruction = prompt.trial.family == "instruction"
         body: dict[str, object] = {
             "model": self.plan.model,
@@ -114,7 +114,7 @@ class Trials:
         if self.plan.think is not None:
             body["think"] = self.plan.think
         for attempt in range(_TRIES):
-            answer = yield Ask(f"{key}/{attempt}" if attempt else key, "/api/chat", body, presumes_warm=warm)
+            answer = yield Ask(f"{key}/{attempt}" if attempt else key, "/api/chat", body)
             if answer.ok or _overflowed(answer):
                 self.failures = 0
                 self.prompt_tokens += answer.input_tokens or 0
@@ -142,7 +142,7 @@ class Trials:
                 yield Note(f"calibrating {register}")
                 trial = make_trial("literal", f"{self.plan.seed}/calibration/{register}/{tokens}")
                 prompt = self._build(trial, register, tokens, f"calibration/{tokens}", depth=0.5)
-                answer = yield from self._ask(f"calibrate/{register}/{tokens}", prompt, 1, warm=False)
+                answer = yield from self._ask(f"calibrate/{register}/{tokens}", prompt, 1)
                 if not answer.ok or answer.input_tokens is None:
                     raise InvalidMeasurement(
                         f"A calibration prompt got no token count: {answer.error or 'prompt_eval_count is missing'}.",

@@ -207,7 +207,7 @@ def _client_pace(sample: Sample) -> float | None:
 
 def _steady_pace(sample: Sample) -> float:
     """Median gap in ms: the pace between stalls, so that a stall more or less is not taken for the depth's doing."""
-    return median(spread(stream_of(sample.answer).gaps_ms))
+    return median(spread(stream_of(sample.answer).judged_ms))
 
 
 def _decode(plan: Plan, seen: Seen, why: str) -> DecodeSection:
@@ -271,7 +271,7 @@ def _decode(plan: Plan, seen: Seen, why: str) -> DecodeSection:
 
 def _gaps(streams: list[Stream], why: str) -> Gaps:
     section = Gaps()
-    pooled = [gap for stream in streams for gap in spread(stream.gaps_ms)]
+    pooled = [gap for stream in streams for gap in spread(stream.judged_ms)]
     section.coalesced = sum(stream.coalesced for stream in streams)
     section.n = len(pooled)
     if not pooled:
@@ -286,7 +286,7 @@ def _gaps(streams: list[Stream], why: str) -> Gaps:
     section.max_ms = max(pooled)
     section.histogram = _histogram(streams)
     for depth in sorted({_rounded(stream.depth_tokens) for stream in streams}):
-        gaps = [gap for stream in streams if _rounded(stream.depth_tokens) == depth for gap in spread(stream.gaps_ms)]
+        gaps = [gap for stream in streams if _rounded(stream.depth_tokens) == depth for gap in spread(stream.judged_ms)]
         if gaps:
             section.by_depth.append(
                 GapDepth(
@@ -305,8 +305,8 @@ def _histogram(streams: list[Stream]) -> list[Bin]:
     """Quarter-octave bins: the shape near the pace and a stall of a second fit one axis."""
     counted: dict[int, list[int]] = {}
     for stream in streams:
-        hit = {index for index, _ in flagged(stream.gaps_ms)}
-        for index, gap in enumerate(stream.gaps_ms):
+        hit = {index for index, _ in flagged(stream.judged_ms)}
+        for index, gap in enumerate(stream.judged_ms):
             place = math.floor(4 * math.log2(max(gap, 0.001)))
             cell = counted.setdefault(place, [0, 0])
             cell[0] += 1
@@ -328,7 +328,7 @@ def _spikes(streams: list[Stream], seed: int) -> Spikes | None:
     if not streams:
         return None
     section = Spikes(rule=RULE)
-    bursty = [found for stream in streams if (found := bursts(stream.gaps_ms)) is not None]
+    bursty = [found for stream in streams if (found := bursts(stream.judged_ms)) is not None]
     if bursty and len(bursty) * 2 >= len(streams):
         section.bursts = {name: median([found[name] for found in bursty]) for name in bursty[0]}
         section.unmeasured["count"] = (
@@ -343,10 +343,10 @@ def _spikes(streams: list[Stream], seed: int) -> Spikes | None:
         section.per_1000 = Statistic.of(1000 * section.count / gaps, interval, n=gaps, unit="per 1 000 gaps")
     section.expected_false = expected_false(streams, seed)
     section.expected_false_source = "the same gaps without the flagged ones, shuffled 40 times"
-    total = math.fsum(gap for stream in streams for gap in stream.gaps_ms)
+    total = math.fsum(gap for stream in streams for gap in stream.judged_ms)
     if section.items and total:
         section.worst_ms = max(item.gap_ms for item in section.items)
-        pace = median([gap for stream in streams for gap in spread(stream.gaps_ms)])
+        pace = median([gap for stream in streams for gap in spread(stream.judged_ms)])
         section.share_of_time = math.fsum(item.gap_ms - pace for item in section.items) / total
     return section
 
@@ -354,19 +354,19 @@ def _spikes(streams: list[Stream], seed: int) -> Spikes | None:
 def _waterfall(seen: Seen, streams: list[Stream]) -> Waterfall | None:
     """The stream with the most to show: the one with most spikes, the longest of these."""
     candidates = [stream_of(sample.answer) for sample in seen.cold if sample.answer.chunks] or []
-    best = max([*candidates, *streams], key=lambda s: (len(flagged(s.gaps_ms)), len(s.chunks)), default=None)
+    best = max([*candidates, *streams], key=lambda s: (len(flagged(s.judged_ms)), len(s.chunks)), default=None)
     if best is None:
         return None
-    hit = {index for index, _ in flagged(best.gaps_ms)}
+    hit = {index for index, _ in flagged(best.judged_ms)}
     usage = best.answer.usage
     return Waterfall(
         request=best.request,
         load_ms=usage.load_ns / 1e6 if usage and usage.load_ns is not None else None,
         prefill_ms=usage.prefill_ns / 1e6 if usage and usage.prefill_ns is not None else None,
         t_ms=[round((chunk.t_ns - best.answer.started_ns) / 1e6, 3) for chunk in best.chunks],
-        gap_ms=[None, *(round(gap, 3) for gap in best.gaps_ms)],
+        gap_ms=[None, *(round(gap, 3) for gap in best.judged_ms)],
         kind=[chunk.kind for chunk in best.chunks],
-        spike=[False, *(index in hit for index in range(len(best.gaps_ms)))],
+        spike=[False, *(index in hit for index in range(len(best.judged_ms)))],
     )
 
 

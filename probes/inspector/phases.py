@@ -152,7 +152,7 @@ class _Asker:
         body = "".join(fill("policy", f"{self.plan.seed}/{self._texts}", max(0, length - len(head) - len(task))))
         return head + body + task
 
-    def generate(self, key: str, prompt: str, n: int, *, window: int | None = None, warm: bool = True) -> Probe[Answer]:
+    def generate(self, key: str, prompt: str, n: int, *, window: int | None = None) -> Probe[Answer]:
         options = {**self.plan.options, "num_predict": n}
         if window is not None:
             options["num_ctx"] = window
@@ -166,7 +166,7 @@ class _Asker:
             "shift": False,
             "options": options,
         }
-        answer = yield Ask(key, "/api/generate", body, presumes_warm=warm)
+        answer = yield Ask(key, "/api/generate", body)
         if answer.ok and answer.input_tokens:
             self._learn(len(prompt), answer.input_tokens)
         elif not answer.ok:
@@ -187,12 +187,10 @@ class _Asker:
 
     def learn_rate(self) -> Probe[None]:
         """One prompt before the first cold start, so that its length is right the first time."""
-        yield from self.generate("P0/rate", self.prompt(max(512, self.plan.cold_prompt)), 1, warm=False)
+        yield from self.generate("P0/rate", self.prompt(max(512, self.plan.cold_prompt)), 1)
 
     def cold(self, repeat: int) -> Probe[None]:
-        answer = yield from self.generate(
-            f"P3/{repeat}", self.prompt(self.plan.cold_prompt, _DECODE_TASK), self.plan.cold_tokens, warm=False
-        )
+        answer = yield from self.generate(f"P3/{repeat}", self.prompt(self.plan.cold_prompt, _DECODE_TASK), self.plan.cold_tokens)
         if not answer.ok:
             return
         self.seen.cold.append(Sample(answer, "cold", self.plan.cold_prompt))
@@ -263,13 +261,13 @@ class _Asker:
         if found.target.runner == "mlx":
             for tokens in (1024, min(8192, self.plan.window_tokens - 512)):
                 yield from unload(f"P8/fill{tokens}", found)
-                answer = yield from self.generate(f"P8/fill{tokens}", self.prompt(tokens), 1, warm=False)
+                answer = yield from self.generate(f"P8/fill{tokens}", self.prompt(tokens), 1)
                 mine = found.ours((yield from residents(f"P8/fill{tokens}/after")))
                 if answer.ok and mine is not None:
                     self.seen.memory.append((self.plan.window_tokens, (answer.input_tokens or 0) + 1, mine))
             return
         for window in self.plan.memory_windows:
-            answer = yield from self.generate(f"P8/{window}", self.prompt(32), 1, window=window, warm=False)
+            answer = yield from self.generate(f"P8/{window}", self.prompt(32), 1, window=window)
             mine = found.ours((yield from residents(f"P8/{window}/ps")))
             if answer.ok and mine is not None:
                 self.seen.memory.append((mine.context_tokens or window, (answer.input_tokens or 0) + 1, mine))
