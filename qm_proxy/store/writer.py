@@ -38,6 +38,7 @@ BATCH_ROWS = 5000
 _TICK_S = 5.0
 _PAUSE_S = (0.25, 5.0)
 _OPEN = 10_000
+_MODELS = 10_000
 _ROW_BYTES = 200  # what a row costs beside its text and blobs
 
 
@@ -75,6 +76,8 @@ class Writer:
         self._settled = 0
         self._open: OrderedDict[str, Opened] = OrderedDict()
         self._stored_open: set[str] = set()
+        self._told: dict[str, tuple[str, int | None, int | None, int | None]] = {}
+        self._details: dict[str, tuple[str, int | None, int | None, int | None]] = {}  # of them not stored yet
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
@@ -126,12 +129,18 @@ class Writer:
         self._stored_open.discard(record.id)
         for finding in record.findings:
             finding.id = finding.id or new_id(round(self._now() * 1e9))
-        self._put(exchange_rows(record, _ended(record), self._keeping))
+        rows = exchange_rows(record, _ended(record), self._keeping)
+        if record.model is not None and (details := self._details.pop(record.model.removesuffix(":latest"), None)) is not None:
+            rows.append(Row("model_details", (*details, record.model)))
+        self._put(rows)
 
     def models(self, models: Iterable[ResidentModel]) -> None:
-        """What `/api/ps` says about models that exchanges have named."""
+        """What `/api/ps` says: stored with the next exchange that names the model, when it is news."""
         for model in models:
-            self._put([Row("model_details", (model.digest, model.size, model.size_vram, model.context_window, model.name))])
+            name = model.name.removesuffix(":latest")
+            details = (model.digest, model.size, model.size_vram, model.context_window)
+            if self._told.get(name) != details and len(self._told) < _MODELS:
+                self._told[name] = self._details[name] = details
 
     def run(self, run: Mapping[str, Any]) -> None:
         """A run of a probe, as it stands now; written over what was known of it. Keys: the columns of `runs`."""

@@ -114,8 +114,12 @@ def test_a_finding_of_an_unknown_exchange_is_left_to_its_record(path: Path, reco
 
 def test_models_and_runs(path: Path, records: Any, writing: Callable[..., Writer]) -> None:
     writer = writing(path)
+    resident = [ResidentModel("qwen3:8b", "sha", 9, 8, 8192, None), ResidentModel("unasked", "sha", 1, 1, 1, None)]
+    writer.models(resident)
     writer.closed(records.record())
-    writer.models([ResidentModel("qwen3:8b", "sha", 9, 8, 8192, None), ResidentModel("unasked", "sha", 1, 1, 1, None)])
+    for _ in range(3):  # it is asked every two seconds, and is no news
+        writer.models(resident)
+    writer.closed(records.record())
     run = {
         "id": records.ids.new(records.now_ns),
         "kind": "audit",
@@ -125,6 +129,7 @@ def test_models_and_runs(path: Path, records: Any, writing: Callable[..., Writer
     writer.run(run | {"state": "running"})
     writer.run(run | {"state": "done"})
     assert writer.flush()
+    assert writer.status()["rows"] == 2 * 3 + 1 + 2  # model, exchange, chunks; what is news of the model; the run twice
     reader = open_for_reading(path)
     assert reader.execute("select name, digest, context_window_tokens from models").fetchall() == [("qwen3:8b", "sha", 8192)]
     assert reader.execute("select state, result from runs").fetchall() == [("done", '{"schema":"x"}')]
