@@ -11,7 +11,7 @@ from random import Random
 from probes.sim.dialect import Ask, BadRequest, Record
 from probes.sim.gojson import JSON, encode, quote
 from probes.sim.native import arguments_object
-from probes.sim.openai import effort_of
+from probes.sim.openai import check_fields, effort_of
 from probes.sim.speech import Call, Message
 
 __all__ = ["MessagesWriter", "error_body", "estimate", "read_messages"]
@@ -30,6 +30,7 @@ def error_body(status: int, text: str, rng: Random) -> bytes:
 
 def read_messages(body: JSON) -> Ask:
     """Raises BadRequest as the route does."""
+    check_fields(body, "MessagesRequest")
     if not body.get("model"):
         raise BadRequest("model is required")
     if not isinstance(body.get("max_tokens"), int) or body["max_tokens"] <= 0:

@@ -52,7 +52,7 @@ class Metronome:
         self._heap: list[tuple[int, int, Deadline]] = []
         self._serial = 0
         self._armed_ns: int | None = None
-        self._serving = False
+        self._serving = self._closed = False
         self._fallback: asyncio.TimerHandle | None = None
         self._fd = -1
         if sys.platform == "linux":
@@ -67,6 +67,8 @@ class Metronome:
     def at(self, t_ns: int, callback: Callable[[], None]) -> Deadline:
         """Call `callback` once the monotonic clock shows `t_ns` (a past time: in the next wake-up)."""
         deadline = Deadline(callback)
+        if self._closed:
+            return deadline  # never comes: the server stops
         self._serial += 1
         heappush(self._heap, (t_ns, self._serial, deadline))
         if not self._serving:
@@ -89,6 +91,7 @@ class Metronome:
         await self.until(time.monotonic_ns() + int(ns))
 
     def close(self) -> None:
+        self._closed = True
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)

@@ -122,10 +122,11 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def stop(self) -> None:
-        """End now (the server stops): what is in flight is cut."""
+    def stop(self) -> asyncio.Task[None] | None:
+        """End now (the server stops): what is in flight is cut. Answers with the task that then ends."""
         if self._transport is not None:
             self._transport.abort()
+        return self._serving
 
     # --- one request after the other ----------------------------------------------------------------------------------
 

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import json
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from probes.audit.solver import NOT_STATED, Key, solve
-from probes.sim.agent_policies import POLICIES, speak
 from probes.sim.personas import Accuracy, Misbehaviour
 from probes.sim.policies import Oracle, Turn
 from probes.sim.speech import Call, Said
 from probes.sim.tokens import pieces
 
-__all__ = ["AGENT_POLICIES", "AgentPolicy", "Reader"]
+if TYPE_CHECKING:
+    from probes.audit.solver import Key
 
-AGENT_POLICIES = tuple(POLICIES)
+__all__ = ["AgentPolicy", "Reader"]
+
+NOT_STATED = "NOT STATED"
 
 
 class Reader:
@@ -28,16 +29,14 @@ class Reader:
         self._oracle = oracle
 
     def answer(self, turn: Turn, rng: Random) -> Said | None:
-        if self._oracle is not None and (known := self._oracle(turn)) is not None:
-            key = Key(known, (), (), known, None)
-        elif "Question:" in turn.prompt or "TASK:" in turn.prompt:
-            found = solve(turn.prompt)
-            if found is None:
-                return None
-            key = found
-        else:
+        asked = "Question:" in turn.prompt or "TASK:" in turn.prompt
+        if self._oracle is None and not asked:
             return None
-        return self._give(key, turn, rng)
+        from probes.audit.solver import Key, solve  # late: a server that is never audited need not load the Audit
+
+        known = self._oracle(turn) if self._oracle is not None else None
+        key = Key(known, (), (), known, None) if known is not None else solve(turn.prompt) if asked else None
+        return None if key is None else self._give(key, turn, rng)
 
     def _give(self, key: Key, turn: Turn, rng: Random) -> Said:
         law = self._accuracy
@@ -80,8 +79,11 @@ class AgentPolicy:
     """A scripted agent of the Agent Report, by name; `parameters` as that policy takes them."""
 
     def __init__(self, script: str, **parameters: Any) -> None:
+        from probes.sim.agent_policies import POLICIES, speak  # late: it brings the Agent Report's world
+
         if script not in POLICIES:
             raise ValueError(f"there is no scripted agent {script!r}; there are {', '.join(POLICIES)}")
+        self._speak = speak
         self._script = script
         self._parameters = parameters
 
@@ -89,7 +91,7 @@ class AgentPolicy:
         if not turn.messages or turn.messages[0].role != "system":
             return None
         try:
-            said = speak(self._script, _body(turn), self._parameters)
+            said = self._speak(self._script, _body(turn), self._parameters)
         except (LookupError, ValueError):  # not a task of the Agent Report
             return None
         calls = [Call(name, a if isinstance(a, str) else json.dumps(a, ensure_ascii=False)) for name, a in said.calls]

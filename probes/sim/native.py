@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import re
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from probes.sim.clock import rfc3339
 from probes.sim.dialect import Ask, BadRequest, Metrics, Record
 from probes.sim.gojson import JSON, encode, quote
 from probes.sim.speech import Call, Message
 
-__all__ = ["NativeWriter", "arguments_object", "keep_alive_seconds", "kind_of", "message_of", "read_chat", "read_generate"]
+__all__ = [
+    "FieldTypes",
+    "NativeWriter",
+    "arguments_object",
+    "check_types",
+    "keep_alive_seconds",
+    "kind_of",
+    "message_of",
+    "read_chat",
+    "read_generate",
+]
 
+FieldTypes: TypeAlias = dict[str, tuple[type | tuple[type, ...], str]]
+"""Field → the Python types that its JSON may have, and how Go names its type."""
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -36,7 +48,7 @@ def kind_of(value: JSON) -> str:
     return {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}.get(type(value), "null")
 
 
-def _typed(body: JSON, struct: str, fields: dict[str, tuple[type | tuple[type, ...], str]]) -> None:
+def check_types(body: JSON, struct: str, fields: FieldTypes) -> None:
     """Refuse a field of the wrong JSON type with the sentence of Go's decoder."""
     for name, (wanted, shown) in fields.items():
         value = body.get(name)
@@ -45,7 +57,7 @@ def _typed(body: JSON, struct: str, fields: dict[str, tuple[type | tuple[type, .
             raise BadRequest(f"json: cannot unmarshal {kind_of(value)} into Go struct field {struct}.{name} of type {shown}")
 
 
-_COMMON: dict[str, tuple[type | tuple[type, ...], str]] = {
+_COMMON: FieldTypes = {
     "model": (str, "string"),
     "stream": (bool, "bool"),
     "options": (dict, "map[string]interface {}"),
@@ -65,6 +77,9 @@ _SAMPLING: dict[str, tuple[type, ...]] = {
 
 
 def _common(body: JSON, route: Any) -> Ask:
+    form = body.get("format") or None
+    if isinstance(form, str) and form != "json":
+        raise BadRequest(f'invalid format: {encode(form)}; expected "json" or a valid JSON Schema object')
     think = body.get("think")
     if think is not None and not (isinstance(think, bool) or think in ("low", "medium", "high", "max")):
         raise BadRequest(f'invalid think value: {encode(think)} (must be "high", "medium", "low", "max", true, or false)')
@@ -74,13 +89,15 @@ def _common(body: JSON, route: Any) -> Ask:
         if value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted != (bool,))):
             kind = "boolean" if wanted == (bool,) else "array" if wanted == (list,) else "integer"
             raise BadRequest(f'option "{name}" must be of type {kind}')
+    if any(not isinstance(s, str) for s in options.get("stop") or ()):
+        raise BadRequest('option "stop" must be of an array of strings')
     return Ask(
         route=route,
         dialect="ollama",
         model=body.get("model") or body.get("name") or "",
         streamed=body.get("stream") is not False,
         think=think,
-        format=body.get("format") or None,
+        format=form,
         options=options,
         keep_alive_s=keep_alive_seconds(body.get("keep_alive")),
         truncate=body.get("truncate") is not False,
@@ -93,7 +110,7 @@ def _common(body: JSON, route: Any) -> Ask:
 
 def read_chat(body: JSON) -> Ask:
     """Raises BadRequest as the server's decoder would."""
-    _typed(body, "ChatRequest", _COMMON | {"messages": (list, "[]api.Message"), "tools": (list, "api.Tools")})
+    check_types(body, "ChatRequest", _COMMON | {"messages": (list, "[]api.Message"), "tools": (list, "api.Tools")})
     ask = _common(body, "chat")
     ask.messages = [message_of(m) for m in body.get("messages") or []]
     ask.tools = body.get("tools") or []
@@ -101,10 +118,10 @@ def read_chat(body: JSON) -> Ask:
 
 
 def read_generate(body: JSON) -> Ask:
-    fields: dict[str, tuple[type | tuple[type, ...], str]] = {
+    fields: FieldTypes = {
         "prompt": (str, "string"), "system": (str, "string"), "suffix": (str, "string"), "raw": (bool, "bool"),
     }  # fmt: skip
-    _typed(body, "GenerateRequest", _COMMON | fields)
+    check_types(body, "GenerateRequest", _COMMON | fields)
     ask = _common(body, "generate")
     ask.prompt, ask.system = body.get("prompt") or "", body.get("system") or ""
     ask.suffix, ask.raw = body.get("suffix") or "", bool(body.get("raw"))
@@ -114,7 +131,7 @@ def read_generate(body: JSON) -> Ask:
 def message_of(item: JSON) -> Message:
     if not isinstance(item, dict):
         raise BadRequest(f"json: cannot unmarshal {kind_of(item)} into Go struct field ChatRequest.messages of type api.Message")
-    _typed(item, "ChatRequest.messages", {"role": (str, "string"), "content": (str, "string")})
+    check_types(item, "ChatRequest.messages", {"role": (str, "string"), "content": (str, "string")})
     calls = []
     for call in item.get("tool_calls") or []:
         function = call.get("function") or {}

@@ -12,10 +12,19 @@ from typing import Any
 
 from probes.sim.dialect import Ask, BadRequest, Record
 from probes.sim.gojson import JSON, encode, quote
-from probes.sim.native import logprob
+from probes.sim.native import FieldTypes, check_types, logprob
 from probes.sim.speech import Call, Message
 
-__all__ = ["ChatWriter", "CompletionsWriter", "effort_of", "error_body", "read_chat", "read_completions", "text_of"]
+__all__ = [
+    "ChatWriter",
+    "CompletionsWriter",
+    "check_fields",
+    "effort_of",
+    "error_body",
+    "read_chat",
+    "read_completions",
+    "text_of",
+]
 
 _ERRORS = {400: "invalid_request_error", 404: "not_found_error"}
 
@@ -58,6 +67,23 @@ def text_of(content: JSON) -> tuple[str, int]:
     return "".join(texts), images
 
 
+_TYPES: FieldTypes = {
+    "model": (str, "string"), "stream": (bool, "*bool"), "messages": (list, "[]openai.Message"), "tools": (list, "[]api.Tool"),
+    "max_tokens": (int, "*int"), "max_output_tokens": (int, "*int"), "temperature": ((int, float), "*float64"),
+    "top_p": ((int, float), "*float64"), "seed": (int, "*int"), "stream_options": (dict, "*openai.StreamOptions"),
+    "instructions": (str, "string"), "system": ((str, list), "string"), "stop_sequences": (list, "[]string"),
+}  # fmt: skip
+
+
+def check_fields(body: JSON, struct: str) -> None:
+    """Refuse fields of the wrong type, with Go's words. For all three /v1 dialects."""
+    check_types(body, struct, _TYPES)
+    for name in ("stop", "stop_sequences"):
+        texts = body.get(name) or []
+        if not isinstance(texts, str) and any(not isinstance(t, str) for t in texts):
+            raise BadRequest(f"json: cannot unmarshal {struct}.{name}: invalid type")
+
+
 def _sampling(body: JSON) -> dict[str, JSON]:
     options: dict[str, JSON] = {"temperature": body.get("temperature", 1.0), "top_p": body.get("top_p", 1.0)}
     stop = body.get("stop")
@@ -72,6 +98,7 @@ def _sampling(body: JSON) -> dict[str, JSON]:
 
 
 def read_chat(body: JSON) -> Ask:
+    check_fields(body, "ChatCompletionRequest")
     messages: list[Message] = []
     for item in body.get("messages") or []:
         text, images = text_of(item.get("content"))
@@ -112,6 +139,7 @@ def read_chat(body: JSON) -> Ask:
 
 
 def read_completions(body: JSON) -> Ask:
+    check_fields(body, "CompletionRequest")
     prompt = body.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise BadRequest("json: cannot unmarshal array into Go struct field CompletionRequest.prompt of type string")

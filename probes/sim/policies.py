@@ -76,6 +76,8 @@ class Turn:
         """Offered tools as {name, parameters}, whatever shape the dialect gave them."""
         found = []
         for tool in self.tools:
+            if not isinstance(tool, dict):
+                continue
             function = tool.get("function") if isinstance(tool.get("function"), dict) else tool
             if isinstance(function, dict) and function.get("name"):
                 schema = function.get("parameters") or function.get("input_schema") or {}

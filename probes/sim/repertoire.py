@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from probes.sim.knowing import AgentPolicy
 from probes.sim.loop_policies import AgentLoop, TokenLoop
 from probes.sim.personas import Persona
 from probes.sim.policies import Policy
@@ -16,14 +17,8 @@ __all__ = ["POLICIES", "Factory", "make"]
 Factory: TypeAlias = Callable[..., Policy]
 
 
-def _agent(**parameters: object) -> Policy:
-    from probes.sim.knowing import AgentPolicy  # late: it brings the Agent Report's world
-
-    return AgentPolicy(**parameters)  # type: ignore[arg-type]  # judged by the call, as the persona file's other parameters are
-
-
 POLICIES: Final[dict[str, Factory]] = {
-    "agent": _agent,
+    "agent": AgentPolicy,
     "agent-loop": AgentLoop,
     "bad-calls": BadCalls,
     "mute": Mute,

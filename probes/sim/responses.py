@@ -11,7 +11,7 @@ from typing import Any
 
 from probes.sim.dialect import Ask, BadRequest, Record
 from probes.sim.gojson import JSON, encode, quote
-from probes.sim.openai import effort_of, error_body, text_of
+from probes.sim.openai import check_fields, effort_of, error_body, text_of
 from probes.sim.speech import Call, Message
 
 __all__ = ["ResponsesWriter", "read_responses"]
@@ -36,6 +36,7 @@ def sorted_json(value: Any) -> str:
 
 def read_responses(body: JSON) -> Ask:
     """Raises BadRequest for items and contents that the server does not know."""
+    check_fields(body, "ResponsesRequest")
     messages: list[Message] = []
     if body.get("instructions"):
         messages.append(Message("system", body["instructions"]))

@@ -313,12 +313,13 @@ class Scheduler:
 
     async def _provide(self, wanted: _Wanted) -> None:
         key = self.key(wanted.persona)
-        load_ns = int(wanted.persona.load.warm_ms * MS / self._speed)
+        warm_ns = int(wanted.persona.load.warm_ms * MS / self._speed)
         while not wanted.answer.cancelled():
             runner = self.loaded.get(key)
             if runner is not None:
                 difference = runner.launch.difference(wanted.launch)
-                if difference is None:
+                if difference is None:  # another request loaded it meanwhile
+                    load_ns = max(warm_ns, time.monotonic_ns() - wanted.asked_ns)
                     break
                 wanted.reload = difference
                 await self._gone(runner, wanted)

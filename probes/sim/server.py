@@ -9,7 +9,9 @@ Beside Ollama's routes there are /sim/personas and /sim/truth, which no Ollama h
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -20,6 +22,7 @@ from probes.sim.clock import Metronome, WallClock
 from probes.sim.connection import Connection
 from probes.sim.generation import Engine
 from probes.sim.http import Request, Response
+from probes.sim.knowing import Reader
 from probes.sim.library import Library
 from probes.sim.personas import Accuracy, Persona, builtin
 from probes.sim.policies import Oracle, Speaker
@@ -73,6 +76,7 @@ class SimulatedOllama:
         self._policies = policies or {}
         self._oracle = oracle
         self._speakers = {p.full_name: self._speaker(p) for p in self.personas}  # names and parameters are judged here
+        self.failures = 0  # requests that an error of our own ended
         self._connections: set[Connection] = set()
         self._accepted = 0
         self._server: asyncio.Server | None = None
@@ -109,12 +113,10 @@ class SimulatedOllama:
         """Cut what is in flight, unload everything, give all descriptors back."""
         if self._server is not None:
             self._server.close()
-            for connection in list(self._connections):
-                connection.stop()
+            cut = [task for c in list(self._connections) if (task := c.stop()) is not None]
+            await asyncio.gather(*cut, return_exceptions=True)
             await self._server.wait_closed()
             self._server = None
-        for _ in range(3):  # each leaves the set in its connection_lost, a turn of the loop after its abort
-            await asyncio.sleep(0)
         if self.scheduler is not None:
             await self.scheduler.stop()
         if self._metronome is not None:
@@ -142,13 +144,19 @@ class SimulatedOllama:
             truth.client_left_ns = request.left_ns
             truth.ending = truth.ending or "client_left"
             raise
+        except Exception as broken:  # a policy's or an oracle's own error: as a Go handler that panics
+            self.failures += 1
+            traceback.print_exception(broken, file=sys.stderr)
+            truth.ending, truth.note = "failed", repr(broken)
+            if response.began:
+                response.drop()
+            else:
+                response.status, response.headers = 500, {}
         finally:
             truth.status = truth.status or (response.status if response.began or truth.ending != "client_left" else None)
             truth.ending = truth.ending or "complete"
             self.truth.closed(truth, time.monotonic_ns())
 
     def _speaker(self, persona: Persona) -> Speaker:
-        from probes.sim.knowing import Reader  # late: it brings the Audit's and the Agent Report's worlds with it
-
         read = Reader(persona.accuracy or Accuracy(), self._oracle)
         return Speaker(persona, self._seed, policy=make(persona, self._policies), read=read)

@@ -8,6 +8,7 @@ a fixed number of characters or bytes per token, which needs no pass over a long
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import islice
 from typing import Literal, TypeAlias
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 __all__ = ["FixedCount", "Tokenizer", "pieces", "role_mark"]
 
-_PIECE = re.compile(r"<\|[a-z]+\|>|\s?[^\W\d_]{1,6}|\s?\d{1,3}|\s?[^\w\s]|\s?_|\s+")
+_PIECE = re.compile(r"\s?[^\W\d_]{1,6}|\s?\d{1,3}|\s?[^\w\s]|\s?_|\s+")
 _MARK = re.compile(r"<\|(?:system|user|assistant|tool|developer|end|tools|bos)\|>")
 
 Rule: TypeAlias = Literal["pieces", "characters", "bytes"]
@@ -24,6 +25,12 @@ Rule: TypeAlias = Literal["pieces", "characters", "bytes"]
 def pieces(text: str) -> list[str]:
     """Cut a text into the pieces it is streamed in; joined they are the text again."""
     return _PIECE.findall(text)
+
+
+@lru_cache(maxsize=512)
+def _pieces_in(text: str) -> int:
+    """Requests repeat their history: a part that was counted once is not counted again."""
+    return sum(1 for _ in _PIECE.finditer(text))
 
 
 def role_mark(role: str) -> str:
@@ -66,7 +73,8 @@ class Tokenizer(BaseModel):
             text, matches = re.subn(rule.pattern, "", text, flags=re.DOTALL)
             fixed += matches * rule.tokens
         if self.rule == "pieces":
-            return fixed + self._pieces(text)
+            parts = _MARK.split(text)
+            return fixed + sum(map(_pieces_in, parts)) + (len(parts) - 1) * self.mark_tokens
         marks = _MARK.findall(text) if "<|" in text else []
         units = len(text) if self.rule == "characters" else len(text.encode("utf-8", "replace"))
         units -= sum(map(len, marks))
@@ -86,7 +94,3 @@ class Tokenizer(BaseModel):
         if not self.split_utf8 or piece.isascii():
             return 1
         return sum(len(c.encode("utf-8", "replace")) for c in piece if not c.isascii())
-
-    def _pieces(self, text: str) -> int:
-        marks = len(_MARK.findall(text)) if "<|" in text and self.mark_tokens != 1 else 0
-        return sum(1 for _ in _PIECE.finditer(text)) + marks * (self.mark_tokens - 1)

@@ -87,7 +87,7 @@ class Truth:
 
     def __init__(self, file: Path | None = None) -> None:
         self.requests: deque[RequestTruth] = deque(maxlen=KEPT)
-        self._file: TextIO | None = file.open("a", encoding="utf-8", buffering=1) if file is not None else None
+        self._file: TextIO | None = file.open("a", encoding="utf-8", errors="replace", buffering=1) if file is not None else None
         self._count = 0
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 

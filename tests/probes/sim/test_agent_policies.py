@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from probes.agent.dialogue import Conduct, request_body
 from probes.agent.generator import generate
-from probes.agent.run import Conduct, play_run, request_body
+from probes.agent.run import play_run
 from probes.agent.tiers import TIERS
 from probes.ask import Answer, Ask
 from probes.runner import replay
