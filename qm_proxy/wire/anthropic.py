@@ -120,7 +120,11 @@ class AnthropicAnswer(ServerSentAnswer):
         self._torn = False
         kind = event.type or name.decode("latin-1")
         if kind == "content_block_delta":
-            self._delta(event, t_ns, out)
+            delta = event.delta
+            if delta is not None and delta.text and self._begun:
+                out.append(TextDelta(t_ns, delta.text))
+            else:
+                self._delta(event, t_ns, out)
         elif kind == "content_block_start":
             self._block(event, t_ns, out)
         elif kind == "content_block_stop":

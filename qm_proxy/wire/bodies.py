@@ -100,10 +100,11 @@ class ServerSentAnswer(Answer):
     def __init__(self) -> None:
         super().__init__()
         self._events = ServerSent()
+        self._feed = self._events.feed
 
     def feed(self, data: bytes, t_ns: Nanoseconds) -> list[Event]:
         out: list[Event] = []
-        for name, record in self._events.feed(data):
+        for name, record in self._feed(data):
             if record is None:
                 self._malformed(out, t_ns, None)
             elif name == COMMENT:

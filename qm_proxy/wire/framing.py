@@ -49,39 +49,33 @@ class _Held:
         self.size = 0
 
 
-class Lines:
-    """NDJSON: non-blank lines, with or without their line end (JSON does not care)."""
+class Lines(_Held):
+    """NDJSON: non-blank lines, with or without their line end (JSON does not care). `size`: bytes held of an unfinished one."""
 
-    __slots__ = ("_held",)
-
-    def __init__(self) -> None:
-        self._held = _Held()
+    __slots__ = ()
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take bytes; answer with the lines they complete."""
-        held = self._held
-        if not held.size and 2 < len(data) <= MAX_RECORD and data.find(b"\n") == len(data) - 1:
-            return [data]  # one read, one whole record: what a token nearly always is
         *whole, rest = data.split(b"\n")
         lines: list[bytes | None] = []
         for line in whole:
-            complete = held.take(line) if held.size else line if len(line) <= MAX_RECORD else None
+            complete = self.take(line) if self.size else line if len(line) <= MAX_RECORD else None
             if complete is None or complete.strip():
                 lines.append(complete)
         if rest:
-            held.add(rest)
+            self.add(rest)
         return lines
 
     def close(self) -> list[bytes | None]:
         """The body is over; a last line without its line end comes out."""
-        if not self._held.size:
+        if not self.size:
             return []
-        line = self._held.take(b"")
+        line = self.take(b"")
         return [line] if line is None or line.strip() else []
 
     def missed(self) -> None:
         """Bytes are missing here: what was held is no record's beginning any more."""
-        self._held.drop()
+        self.drop()
 
 
 class Whole(Lines):
@@ -91,7 +85,7 @@ class Whole(Lines):
 
     def feed(self, data: bytes) -> list[bytes | None]:
         if data:
-            self._held.add(data)
+            self.add(data)
         return []
 
 
@@ -102,30 +96,32 @@ class ServerSent:
     former `error:` field is data, and so is a bare JSON line (an error that a server wrote into an event stream).
     """
 
-    __slots__ = ("_cr", "_data", "_fresh", "_held", "_name", "_size", "_touched")
+    __slots__ = ("_cr", "_data", "_fresh", "_held", "_idle", "_name", "_size", "_touched")
 
     def __init__(self) -> None:
         self._held = _Held()
         self._cr = False  # the last byte was a CR that ended a line: an LF that follows belongs to it
         self._fresh = True  # no line yet: a byte order mark may come
         self._touched = False  # an event has begun
+        self._idle = True  # nothing is held and no event has begun
         self._name = b""
         self._data: list[bytes] = []
         self._size = 0
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes | None]]:
         """Take bytes; answer with the events they complete."""
-        if not self._touched and not self._held.size and not self._cr and data[-2:] == b"\n\n" and len(data) <= MAX_RECORD:
+        if self._idle and 13 not in data and len(data) <= MAX_RECORD:
             # The two shapes that an event has when a server flushes each: a third of the general way's time.
-            if data[:6] == b"data: ":
-                if data.find(b"\n") == len(data) - 2 and b"\r" not in data:
+            line, _, rest = data.partition(b"\n")
+            if rest == b"\n":
+                if line.startswith(b"data: "):
                     self._fresh = False
-                    return [(b"", data[6:-2])]
-            elif data[:7] == b"event: " and data.count(b"\n") == 3 and b"\r" not in data:
-                end = data.find(b"\n")
-                if data[end + 1 : end + 7] == b"data: ":
+                    return [(b"", line[6:])]
+            elif line.startswith(b"event: "):
+                second, _, rest = rest.partition(b"\n")
+                if rest == b"\n" and second.startswith(b"data: "):
                     self._fresh = False
-                    return [(data[7:end], data[end + 7 : -2])]
+                    return [(line[7:], second[6:])]
         if self._cr and data:
             self._cr = False
             if data[0] == 10:
@@ -139,6 +135,7 @@ class ServerSent:
             self._line(self._held.take(line), events)
         if rest:
             self._held.add(rest)
+        self._idle = not (rest or self._held.size or self._touched or self._cr)
         return events
 
     def close(self) -> list[tuple[bytes, bytes | None]]:
@@ -153,6 +150,7 @@ class ServerSent:
         """Bytes are missing here: what was held is no event's beginning any more."""
         self._held.drop()
         self._cr = False
+        self._idle = True
         self._reset()
 
     def _line(self, line: bytes | None, events: list[tuple[bytes, bytes | None]]) -> None:

@@ -39,36 +39,48 @@ def prompt_message(prompt: object, images: object) -> Message | None:
 
 
 def native_message(wire: Object, found: list[Message]) -> None:
+    get = wire.get
+    calls = get("tool_calls")
+    images = get("images")
     found.append(
         Message(
-            role=text_of(wire.get("role")),
-            text=_join(_texts(wire.get("content"))),
-            thinking=text_of(wire.get("thinking")),
-            calls=_past_calls(wire.get("tool_calls")),
-            call_id=text_of(wire.get("tool_call_id")),
-            tool_name=text_of(wire.get("tool_name")) or text_of(wire.get("name")),
-            media=_images(wire.get("images")),
+            text_of(get("role")),
+            _join(_texts(get("content"))),
+            text_of(get("thinking")),
+            _past_calls(calls) if calls else (),
+            text_of(get("tool_call_id")),
+            text_of(get("tool_name")) or text_of(get("name")),
+            media=_images(images) if images else (),
         )
     )
 
 
 def openai_message(wire: Object, found: list[Message]) -> None:
-    role = text_of(wire.get("role"))
-    content = wire.get("content")
-    thinking = text_of(wire.get("reasoning")) or text_of(wire.get("reasoning_content"))
-    calls = _past_calls(wire.get("tool_calls"))
-    former = wire.get("function_call")
+    get = wire.get
+    role = text_of(get("role"))
+    content = get("content")
+    calls = _past_calls(get("tool_calls")) if "tool_calls" in wire else ()
+    former = get("function_call")
     if isinstance(former, dict):
         calls += (PastCall("", text_of(former.get("name")), _arguments(former.get("arguments"))),)
+    thinking = text_of(get("reasoning")) or text_of(get("reasoning_content"))
+    text = ""
+    media: tuple[str, ...] = ()
+    if isinstance(content, str):
+        text = content
+    elif isinstance(content, list):
+        text, media = _join(_texts(content)), _media(content)
+        thinking = thinking or _join(_texts(content, thinking=True))
+    tool = role in ("tool", "function")
     found.append(
         Message(
-            role="tool" if role == "function" else role,
-            text=_join(_texts(content)),
-            thinking=thinking or _join(_texts(content, thinking=True)),
-            calls=calls,
-            call_id=text_of(wire.get("tool_call_id")),
-            tool_name=text_of(wire.get("name")) if role in ("tool", "function") else "",
-            media=_media(content),
+            "tool" if tool else role,
+            text,
+            thinking,
+            calls,
+            text_of(get("tool_call_id")),
+            text_of(get("name")) if tool else "",
+            media=media,
         )
     )
 

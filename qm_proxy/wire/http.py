@@ -17,7 +17,10 @@ Rules that hold here:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from qm_proxy.events import Nanoseconds, event
 from qm_proxy.wire.chunked import Chunks, ChunksBroken, begins_with_chunk
@@ -99,8 +102,9 @@ class ResponseHead:
     headers: Headers
 
 
-@event
-class ResponseBody:
+class ResponseBody(msgspec.Struct, gc=False):
+    """The one event that comes once per token. Built in C: 0.07 instead of 0.19 µs."""
+
     t_ns: Nanoseconds
     n: int
     data: bytes
@@ -175,9 +179,11 @@ class HttpConnection:
         "_seen_head",
         "_u",
         "_u_chunks",
+        "_u_feed",
         "_u_head",
         "_u_left",
         "_u_n",
+        "_u_pieces",
     )
 
     def __init__(self) -> None:
@@ -186,6 +192,8 @@ class HttpConnection:
         self._c_left = self._u_left = 0
         self._c_chunks: Chunks | None = None
         self._u_chunks: Chunks | None = None
+        self._u_feed: Callable[[bytes], object] | None = None  # of _u_chunks, while the upstream stands in a chunked body
+        self._u_pieces: list[bytes] = []
         self._c_first = Nanoseconds(0)
         self._c_n = -1  # the request that is being read
         self._u_n = 0  # the exchange whose answer is next, or being read
@@ -198,13 +206,13 @@ class HttpConnection:
 
     def upstream(self, data: bytes, t_ns: Nanoseconds) -> list[HttpEvent]:
         """A read from the upstream."""
-        if self._u == _CHUNKED and data and data[0] > 13 and data.find(b"\r\n\r\n") < 0:
-            # The hot path: a token's read, inside a chunked body. 0.7 of what the general way takes.
-            chunks = self._u_chunks
-            assert chunks is not None
-            pieces = chunks.pieces
+        feed = self._u_feed
+        if feed is not None and data > b"\x0e" and not data.rpartition(b"\r\n\r\n")[1]:
+            # The hot path: a token's read, inside a chunked body that cannot end here. Half of what the general way takes.
+            # (On a miss `rpartition` takes 0.09 µs, `find` 0.15, `in` 0.24.)
+            pieces = self._u_pieces
             try:
-                chunks.feed_whole(data)
+                feed(data)
             except ChunksBroken as exc:
                 return self._chunks_broke(pieces, exc, t_ns)
             if len(pieces) == 1:
@@ -302,7 +310,7 @@ class HttpConnection:
         if wrong or framing.doubt:
             self._break_answer(wrong or framing.doubt or "", t_ns, events)
         elif framing.chunked:
-            self._u, self._u_chunks = _CHUNKED, Chunks()
+            self._begin_chunks()
         elif framing.until_close:
             self._u = _UNTIL_CLOSE
         elif framing.length:
@@ -325,9 +333,13 @@ class HttpConnection:
             self._u = _HEAD
             return True
         if self._u == _LOST_CHUNK and begins_with_chunk(data):
-            self._u, self._u_chunks = _CHUNKED, Chunks()
+            self._begin_chunks()
             return True
         return False
+
+    def _begin_chunks(self) -> None:
+        self._u, self._u_chunks = _CHUNKED, Chunks()
+        self._u_feed, self._u_pieces = self._u_chunks.feed_whole, self._u_chunks.pieces
 
     def _answered(self, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         events.append(ResponseEnd(t_ns, self._u_n, True, self._left_first or "framing"))
@@ -338,7 +350,7 @@ class HttpConnection:
         self._methods.pop(self._u_n, None)
         self._u_n += 1
         self._seen_head = False
-        self._u_chunks = None
+        self._u_chunks = self._u_feed = None
 
     def _break_answer(self, evidence: str, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         """No later answer can be told apart any more, so every exchange that waits ends here."""
@@ -522,7 +534,7 @@ class HttpConnection:
 
     def _lose_answers(self, at: int, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         """With several answers awaited, the next status line could be any one's: then all of them are given up."""
-        self._u = at
+        self._u, self._u_feed = at, None
         if self._asked - self._u_n > 1:
             self._break_answer("a gap with several answers awaited", t_ns, events)
 
@@ -568,7 +580,7 @@ class HttpConnection:
         self._u_n = max(self._asked, self._u_n + self._seen_head)
         self._seen_head = False
         self._u_head.clear()
-        self._u_chunks = None
+        self._u_chunks = self._u_feed = None
 
     def _end(self, n: int, how: _How, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         clean = self._u == _TUNNEL and n == self._u_n

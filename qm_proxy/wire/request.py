@@ -170,7 +170,7 @@ def _read(body: bytes, problems: list[str]) -> _Body:
     if not body.strip():
         if not problems:
             problems.append("the body is empty")
-    elif body.count(b",") > _MAX_COMMAS:
+    elif len(body) > 2 * _MAX_COMMAS and body.count(b",") > _MAX_COMMAS:
         problems.append("the body has more than two million parts")
     else:
         try:

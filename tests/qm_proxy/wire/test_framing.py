@@ -83,7 +83,7 @@ def test_no_byte_is_searched_twice() -> None:
     framing = Lines()
     for _ in range(1000):
         framing.feed(b"a")
-    assert len(framing._held.pieces) == 1000
+    assert len(framing.pieces) == 1000
     assert framing.feed(b"\n") == [b"a" * 1000]
 
 
