@@ -17,14 +17,16 @@ from random import Random
 
 from probes.agent.chance import FLOOR_RUNS, blind_run, chance_floor
 from probes.agent.compat import CompatTally, compat_rows, compat_runs
+from probes.agent.dialogue import Conduct, window_bound
 from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.instance import Instance
 from probes.agent.loops import LoopWatch
 from probes.agent.oracle import NUMBER, Oracle, play
-from probes.agent.run import Conduct, Played, play_run, window_bound
+from probes.agent.run import play_run
 from probes.agent.sampling import gate_for
 from probes.agent.taxonomy import Outcome, judge
 from probes.agent.tiers import TIERS, Tier, tier_named
+from probes.agent.trace import Played
 from probes.agent.world import World
 from probes.hardware import describe
 from probes.runner import replay

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, Literal
 
+from probes.agent.dialogue import Conduct, request_body, result_messages, spoken_message
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
 from probes.agent.loops import canonical
 from probes.agent.reading import Move, read_turn
-from probes.agent.run import Conduct, request_body, result_messages, spoken_message
 from probes.agent.tiers import tier_named
 from probes.agent.tools import TRAPS, problem_with
 from probes.agent.world import World

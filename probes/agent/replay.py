@@ -9,8 +9,8 @@ import json
 from typing import Any, Final
 
 from probes.agent.oracle import Oracle
-from probes.agent.run import Played, StepSeen
 from probes.agent.taxonomy import Outcome, judge
+from probes.agent.trace import Played, StepSeen
 
 __all__ = ["replay", "stopped_at", "terminal"]
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 
 from probes.agent.chance import chance_floor
 from probes.agent.compat import CompatTally, compat_runs
+from probes.agent.dialogue import Conduct, Path, window_bound
 from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.plan import Plan
 from probes.agent.replay import replay
-from probes.agent.run import Conduct, Path, Played, play_run, window_bound
+from probes.agent.run import play_run
 from probes.agent.sampling import CAP, gate_for, goes_on_after_loop, instance_seed
 from probes.agent.scoring import Run, Tally, tier_section
 from probes.agent.taxonomy import ORIGIN_LABEL, Outcome, judge
 from probes.agent.tiers import TIERS, Tier
+from probes.agent.trace import Played
 from probes.agent.verdict import advice, hardware, loop_cost, safety, verdict
 from probes.ask import Answer, Note, Probe, Step, Stopped
 from probes.result import AgentSection

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from probes.agent.run import Played
 from probes.agent.sampling import Decision, Gate
 from probes.agent.taxonomy import Outcome
 from probes.agent.tiers import Tier
+from probes.agent.trace import Played
 from probes.result import Statistic
 from probes.result import Tier as TierSection
 from probes.stats.intervals import clopper_pearson, lower_limit, mean_t, upper_limit, wilson

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from probes.agent.run import Played, StepSeen
+from probes.agent.trace import Played, StepSeen
 
 __all__ = ["CLASSES", "ORIGIN_LABEL", "Class", "Outcome", "judge"]
 

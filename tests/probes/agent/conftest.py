@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from probes.agent.dialogue import Conduct
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
-from probes.agent.run import Conduct, Played, play_run
+from probes.agent.run import play_run
 from probes.agent.taxonomy import Outcome, judge
 from probes.agent.tiers import Tier, tier_named
+from probes.agent.trace import Played
 from probes.ask import Answer, Ask
 from probes.runner import replay
 from probes.sim.agent_policies import answer_with

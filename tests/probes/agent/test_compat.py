@@ -18,8 +18,8 @@ from probes.agent.compat import (
     ram_class,
     tasks,
 )
+from probes.agent.dialogue import Conduct
 from probes.agent.oracle import Oracle
-from probes.agent.run import Conduct
 from probes.agent.world import World
 from probes.hardware import describe
 from probes.result import Host

@@ -6,9 +6,9 @@ from dataclasses import replace
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
 from probes.agent.loops import COPIES, Loop, LoopWatch, canonical
-from probes.agent.run import Played
 from probes.agent.taxonomy import Outcome
 from probes.agent.tiers import tier_named
+from probes.agent.trace import Played
 from probes.agent.world import World
 
 Scripted = Callable[..., tuple[Played, Outcome]]

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from probes.agent.compat import compat_rows
+from probes.agent.dialogue import Conduct
 from probes.agent.instance import Instance
 from probes.agent.plan import plan_for
 from probes.agent.report import Seen, report_agent
-from probes.agent.run import Conduct, play_run
+from probes.agent.run import play_run
 from probes.agent.taxonomy import judge
 from probes.ask import Answer, Ask
 from probes.client import Client

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from probes.agent.replay import replay, stopped_at, terminal
-from probes.agent.run import Played
 from probes.agent.taxonomy import Outcome
+from probes.agent.trace import Played
 from probes.sim.agent_policies import POLICIES
 
 Scripted = Callable[..., tuple[Played, Outcome]]

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from probes.agent.run import Played
 from probes.agent.sampling import gate_for
 from probes.agent.scoring import Run, Tally, safety_limit, tier_section
 from probes.agent.taxonomy import Outcome
 from probes.agent.tiers import tier_named
+from probes.agent.trace import Played
 from probes.stats.intervals import upper_limit
 from probes.stats.repeats import per_instance
 

@@ -7,9 +7,9 @@ import pytest
 
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
-from probes.agent.run import Played
 from probes.agent.taxonomy import CLASSES, ORIGIN_LABEL, Outcome, judge
 from probes.agent.tiers import TIERS, tier_named
+from probes.agent.trace import Played
 from probes.sim.agent_policies import EXPECTED, POLICIES
 
 Scripted = Callable[..., tuple[Played, Outcome]]

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from probes.agent.run import Played
 from probes.agent.sampling import gate_for
 from probes.agent.scoring import Run, Tally
 from probes.agent.taxonomy import Outcome
 from probes.agent.tiers import tier_named
+from probes.agent.trace import Played
 from probes.agent.verdict import advice, boundary, hardware, joint, loop_cost, safety, verdict
 from probes.hardware import describe
 from probes.result import AgentSection, AuditSection, Ceilings, Host, InspectorSection, Memory, Statistic, Tier
