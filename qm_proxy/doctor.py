@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -64,10 +65,10 @@ def _python() -> Check:
 
 def _uvloop() -> Check:
     try:
-        import uvloop
+        import uvloop  # noqa: F401 - is it there?
     except ImportError:
         return Check("event loop", "note", "asyncio", "pip install uvloop: about a third less CPU per token.")
-    return Check("event loop", "good", f"uvloop {uvloop.__version__}")
+    return Check("event loop", "good", f"uvloop {version('uvloop')}")
 
 
 def _ask(upstream: Upstream, method: str, path: str, body: object = None, patience_s: float = PATIENCE_S) -> dict[str, object]:

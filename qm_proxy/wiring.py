@@ -39,6 +39,7 @@ from qm_proxy.events import Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
 from qm_proxy.findings import Finding
 from qm_proxy.ids import new_id, unix_ms_of
+from qm_proxy.measure.wall_clock import WallClock
 from qm_proxy.observer import Fanout, Observer
 from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.relay.addresses import parse_upstream
@@ -133,6 +134,7 @@ class Process:
             sinks.append(Terminal())
         self.fanout = Fanout(sinks)
         self.residency = ResidencyWatch(upstream.url, upstream.unix, self.plan["poll"], self._resident)
+        self.clock = WallClock(time.monotonic_ns(), time.time_ns())
         self.observer = Observer(self._exchange, breathe=getattr(os, "sched_yield", lambda: None))
         self.host: Host | None = None
         self._watch_ourselves()
@@ -242,7 +244,11 @@ class Process:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
             self.lag_max_s = max(self.lag_max_s * 0.9, now - due)
-            self.observer.tick(Nanoseconds(time.monotonic_ns()))
+            now_ns = Nanoseconds(time.monotonic_ns())
+            if self.clock.look(now_ns, time.time_ns()) > 0:
+                for exchange in self.observer.in_flight():
+                    exchange.suspended()
+            self.observer.tick(now_ns)
             if self.observer.in_flight():
                 self.residency.wake()
                 if now - last_host >= 1.0:
@@ -260,6 +266,7 @@ class Process:
             window_of=self.residency.window_of,
             others_of=self.busy.get,
             detectors=self._detectors,
+            unix_ns_of=self.clock.unix_ns,
             capture=self.plan["capture_content"],
             trouble=self.observer.trouble,
         )
