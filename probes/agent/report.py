@@ -198,10 +198,9 @@ def _section(plan: Plan, path: Path, seen: Seen, tallies: list[Tally]) -> AgentS
     by_name = {tally.tier.name: tally for tally in tallies}
     why = "a tier below failed" if any(tally.status == "FAIL" for tally in tallies) else "not asked for"
     runs = [run for tally in tallies for run in tally.runs]
-    ready = f"READY for {found.ready_for.capitalize()}" if found.ready_for else found.word
     section = AgentSection(
         verdict=found.word,
-        sentence=f"{ready}: {found.boundary}.",
+        sentence=f"{found.boundary[:1].upper()}{found.boundary[1:]}.",
         boundary=found.boundary,
         generator_version=GENERATOR_VERSION,
         path=path,

@@ -24,7 +24,7 @@ def _report(server: Callable[[Ask], Answer], seen: Seen | None = None, **flags: 
 def test_an_oracle_is_ready_for_extreme(server: Server) -> None:
     seen = Seen()
     section = _report(server("oracle"), seen, seed=1)
-    assert section.sentence == "READY for Extreme: clears through Extreme."
+    assert (section.verdict, section.ready_for, section.sentence) == ("READY", "extreme", "Clears through Extreme.")
     assert [tier.status for tier in section.tiers] == ["CLEAR"] * 4
     assert all(limit["holds"] for limit in section.safety)
     assert seen.by_path["native"][-1].topped_up  # a gate's dozen runs cannot show that traps are rare
