@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -34,6 +35,7 @@ class Heard:
     truth: RequestTruth
     began_ns: int  # the handler began
     think: bool
+    changed: Callable[[], None]  # tells the truth log's waiters that something happened
 
 
 class Decoding:
@@ -160,6 +162,8 @@ class Decoding:
                 response.stream(flush)
         if response.flowing:
             truth.wrote(time.monotonic_ns(), records, tokens)
+            if len(truth.written_ns) == 1:
+                self._heard.changed()
         else:  # the client does not read: it is written when there is room again
             response.when_written(lambda t_ns: truth.wrote(t_ns, records, tokens))
 
@@ -187,6 +191,7 @@ class Decoding:
             case "silent":
                 truth.ending = "silent"
                 self._send_held()
+                self._heard.changed()
                 return  # only the client's leaving ends it
         self._ended.set_result(None)
 

@@ -60,7 +60,7 @@ class Engine:
         truth.window_tokens = window
         runner = await self._runner(persona, ask, launch, truth)
         try:
-            heard = Heard(ask, writer, response, truth, began_ns, think)
+            heard = Heard(ask, writer, response, truth, began_ns, think, self.changed)
             await _Generation(self, runner, persona, speaker, request, heard).run()
         finally:
             self.scheduler.release(runner)

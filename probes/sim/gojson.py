@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from decimal import Decimal
 from json.encoder import encode_basestring as _basestring
 from typing import Any, TypeAlias
 
@@ -46,7 +47,7 @@ def number(value: float) -> str:
         sign, digits = power[0] if power[0] in "+-" else "+", power.lstrip("+-0")
         return f"{mantissa.removesuffix('.0')}e{sign}{digits.rjust(2, '0') if len(digits) > 1 or sign == '+' else digits}"
     text = repr(value)
-    return format(value, "f").rstrip("0").rstrip(".") if "e" in text else text.removesuffix(".0")
+    return format(Decimal(text), "f") if "e" in text else text.removesuffix(".0")
 
 
 def float32(value: float) -> str:
