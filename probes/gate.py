@@ -122,10 +122,10 @@ def lookup(document: dict[str, Any], path: str) -> Any:
 
     Raises SettingsError when the path is no path.
     """
+    parts = [re.fullmatch(r"(\w+)((?:\[[^\]]+\])*)", part) for part in path.split(".")]
     at: Any = document
-    for part in path.split("."):
-        found = re.fullmatch(r"(\w+)((?:\[[^\]]+\])*)", part)
-        if found is None:
+    for found in parts:
+        if found is None or None in parts:
             raise SettingsError(f"{path!r} is no metric path.", remedy="Write it like inspector.decode.cells[0].rate.")
         at = at.get(found.group(1)) if isinstance(at, dict) else None
         for key in re.findall(r"\[([^\]]+)\]", found.group(2)):

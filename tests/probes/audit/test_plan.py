@@ -1,0 +1,48 @@
+"""The plan follows the window, the memory and the wish, whichever is least; its cost is known beforehand."""
+
+from __future__ import annotations
+
+import pytest
+
+from probes.audit.plan import AuditPlan, audit_cost, audit_plan
+
+
+def plan(**changes) -> AuditPlan:  # type: ignore[no-untyped-def]
+    return audit_plan("m", "http://x", seed=1, **changes)
+
+
+def test_rungs_double_to_the_top() -> None:
+    made = plan(max_tokens=20_000, advertised_tokens=131072)
+    assert made.design.rungs == (1024, 2048, 4096, 8192, 16384, 20000)
+    assert made.window_tokens == 21_024
+
+
+@pytest.mark.parametrize(
+    ("changes", "top"), [({"advertised_tokens": 8192}, 7168), ({"affordable_tokens": 5000}, 3976), ({}, 32768)]
+)
+def test_the_least_limit_binds(changes: dict[str, int], top: int) -> None:
+    assert plan(**changes).design.rungs[-1] == top
+
+
+def test_a_tiny_window_still_has_a_plan() -> None:
+    made = plan(advertised_tokens=2048)
+    assert made.design.rungs == (1024,)
+    assert plan(advertised_tokens=1500).design.base_tokens < 512
+
+
+def test_thinking_gets_a_budget() -> None:
+    assert plan(think=True).answer_budget > 2000
+    assert plan(think=False).answer_budget == 64
+    assert plan(think=True).window_tokens - plan(think=True).design.rungs[-1] >= 4096
+
+
+def test_quick_to_8k_fits_its_time() -> None:
+    made = plan(profile="quick", max_tokens=8192, advertised_tokens=131072)
+    assert audit_cost(made, prefill_per_s=150, decode_per_s=60).seconds <= 8 * 60
+    assert audit_cost(made, prefill_per_s=1000, decode_per_s=60).seconds <= 90
+
+
+def test_cost_names_what_it_assumes() -> None:
+    assert "assumed" in audit_cost(plan()).assumed
+    assert audit_cost(plan(), prefill_per_s=10).assumed == "measured speeds"
+    assert audit_cost(plan()).most_prompt_tokens > audit_cost(plan()).prompt_tokens

@@ -1,0 +1,120 @@
+"""The sequence: its order, what each request carries, what it leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from probes.ask import Answer, Ask, Stopped
+from probes.inspector import Seen, inspect, plan_for
+from probes.runner import replay
+from qm_proxy.errors import InvalidMeasurement
+from tests.probes.fakes import FakeModel
+
+
+def run(model: FakeModel, answer=None, **changes: Any) -> Seen:  # type: ignore[no-untyped-def]
+    seen = Seen()
+    plan = plan_for(model.name, "http://x", seed=2, **{"quick": True, "advertised_tokens": model.trained, **changes})
+    replay(inspect(plan, seen), answer or model.answer)
+    return seen
+
+
+def generations(model: FakeModel) -> list[dict[str, Any]]:
+    return [ask.body for ask in model.asked if ask.body and "prompt" in ask.body]
+
+
+def test_all_options_go_with_every_request_and_prefixes_are_fresh() -> None:
+    model = FakeModel()
+    run(model)
+    bodies = generations(model)
+    for body in bodies:
+        assert (body["truncate"], body["shift"], body["raw"], body["stream"]) == (False, False, True, True)
+        assert {"num_ctx", "num_batch", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "num_predict"} <= set(
+            body["options"]
+        )
+        assert body["options"]["num_batch"] == 512
+    starts = [body["prompt"][:10] for body in bodies]
+    assert len(starts) - len(set(starts)) == 1  # only the prompt that is sent twice on purpose, for the cached state
+
+
+def test_the_model_is_unloaded_and_seen_gone_before_the_cold_start() -> None:
+    model = FakeModel(loaded=True)
+    seen = run(model, quick=False)
+    keys = [ask.key for ask in model.asked]
+    for repeat in range(3):
+        assert keys.index(f"P1/{repeat}/unload/0") < keys.index(f"P2/{repeat}/ps") < keys.index(f"P3/{repeat}")
+    assert seen.cold_verified == [True, True, True]
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_what_was_loaded_before_is_loaded_after(loaded: bool) -> None:
+    model = FakeModel(loaded=loaded)
+    seen = run(model)
+    assert model.loaded is loaded
+    assert seen.restored
+
+
+def test_prompts_have_the_length_that_was_meant() -> None:
+    model = FakeModel(per_token=5.3)
+    seen = run(model)
+    for sample in seen.prefill:
+        assert sample.prompt_tokens == pytest.approx(sample.target_tokens, rel=0.03, abs=4)
+
+
+def test_a_cache_hit_is_thrown_away_and_asked_again() -> None:
+    model = FakeModel()
+
+    def sometimes(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        if ask.key == "P5/2048/1/0":
+            usage = made.usage
+            assert usage is not None
+            usage.cached_tokens = 2000  # type: ignore[misc]
+        return made
+
+    seen = run(model, sometimes)
+    assert seen.discarded == 1
+    assert len([s for s in seen.prefill if s.target_tokens == 2048]) == 2
+
+
+def test_apples_runner_is_filled_instead_of_reloaded() -> None:
+    model = FakeModel(format="safetensors")
+    seen = run(model)
+    assert len({held for _, held, _ in seen.memory}) >= 3
+
+
+def test_three_failures_end_it() -> None:
+    with pytest.raises(InvalidMeasurement, match="three times"):
+        run(FakeModel(fail=lambda ask: "upstream_truncated" if "prompt" in (ask.body or {}) else None))
+
+
+def test_a_window_that_differs_is_told() -> None:
+    model = FakeModel()
+
+    def smaller(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        if ask.path == "/api/ps" and model.loaded:
+            made.document["models"][0]["context_length"] = 2048  # type: ignore[index]
+        return made
+
+    assert [code for code, _ in run(model, smaller).warnings] == ["window_differs"]
+
+
+@pytest.mark.parametrize("after", range(1, 60, 7))
+def test_stopped_anywhere_it_concludes(after: int) -> None:
+    model = FakeModel()
+    seen = Seen()
+    probe = inspect(plan_for(model.name, "http://x", seed=2, quick=True), seen)
+    step = next(probe)
+    section = None
+    try:
+        for _ in range(after):
+            step = probe.send(model.answer(step) if isinstance(step, Ask) else Answer(key=""))
+        probe.throw(Stopped("interrupted", "by the user"))
+    except StopIteration as concluded:
+        section = concluded.value
+    assert section is not None
+    if not section.decode.cells:
+        assert "by the user" in section.decode.unmeasured["cells"]
+    section.model_dump_json()

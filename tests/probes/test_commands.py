@@ -1,0 +1,212 @@
+"""The probes as the command line calls them: results, files, exit codes, resume, dry run, partial results."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from probes.ask import Answer, Ask
+from probes.commands import Options, Session, audit_context, inspect_model, report_model
+from probes.result import Result, schema
+from probes.runner import Progress
+from qm_proxy.errors import InvalidMeasurement, SettingsError, UpstreamUnreachable
+from tests.probes.fakes import FakeModel
+
+
+def options(**changes: Any) -> Options:
+    base: dict[str, Any] = {"model": "fake:8b", "hardware": "cpu:64GiB", "seed": 7, "quick": True, "max_tokens": 2048}
+    return Options(**{**base, **changes})
+
+
+def falling() -> FakeModel:
+    return FakeModel(accuracy=lambda n: 1.0 if n < 1200 else 0.1)
+
+
+def run(kind: str, opts: Options, model: FakeModel | None = None, ask: Any = None) -> Result:
+    work = {"inspect": inspect_model, "audit": audit_context, "report": report_model}[kind]
+    fake = model or FakeModel()
+    session = Session(kind, opts, ask or fake.ask)  # type: ignore[arg-type]
+    session.runner.retry_s = 0.0
+    return asyncio.run(work(opts, session))
+
+
+@pytest.mark.parametrize("kind", ["inspect", "audit"])
+def test_a_result_fits_the_published_schema_and_is_saved(tmp_path: Path, kind: str) -> None:
+    result = run(kind, options(out=tmp_path))
+    document = json.loads((tmp_path / "result.json").read_text())
+    jsonschema_rs.validator_for(schema()).validate(document)
+    assert Result.from_json((tmp_path / "result.json").read_text()).run.id == result.run.id
+    assert (result.run.state, result.run.exit_code, result.run.seed) == ("complete", 0, 7)
+    assert result.run.cost["seconds"] > 0
+    assert len((tmp_path / "rows.jsonl").read_bytes().splitlines()) >= 20
+    assert result.joint is not None
+    assert result.unmeasured["agent"] == "not asked for"
+
+
+def test_the_seed_is_drawn_and_recorded_when_none_is_given() -> None:
+    assert run("audit", options(seed=None)).run.seed > 0
+
+
+def test_cost_is_told_before_the_first_generation() -> None:
+    told: list[Progress] = []
+    model = FakeModel()
+    before: list[int] = []
+
+    def listen(progress: Progress) -> None:
+        told.append(progress)
+        if "prompt and" in progress.text:
+            before.append(sum("prompt" in (ask.body or {}) for ask in model.asked))
+
+    run("inspect", options(on_progress=listen), model)
+    assert before == [0]
+
+
+def test_a_dry_run_generates_nothing() -> None:
+    model = FakeModel()
+    result = run("report", options(dry_run=True), model)
+    assert all(ask.path not in ("/api/generate", "/api/chat") for ask in model.asked)
+    assert result.run.cost["prompt_tokens"] > 0
+    assert (result.inspector, result.audit, result.agent) == (None, None, None)
+    assert result.run.exit_code == 0
+
+
+@pytest.mark.parametrize("kind", ["inspect", "audit"])
+@pytest.mark.parametrize("after", [2, 6, 14, 25])
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(tmp_path: Path, kind: str, after: int) -> None:
+    def steady(model: FakeModel) -> Any:
+        async def ask(question: Ask) -> Answer:
+            model.now, model._draw = 10**12, __import__("random").Random(question.key)
+            return model.answer(question)
+
+        return ask
+
+    whole = run(kind, options(), ask=steady(falling()))
+    model = falling()
+    opts = options(out=tmp_path)
+    session = Session(kind, opts, None)  # type: ignore[arg-type]
+    left = [after]
+
+    async def until(question: Ask) -> Answer:
+        left[0] -= 1
+        if left[0] == 0:
+            session.stop()
+        return await steady(model)(question)
+
+    session.runner.ask = until
+    work = {"inspect": inspect_model, "audit": audit_context}[kind]
+    first = asyncio.run(work(opts, session))
+    assert (first.run.state, first.run.exit_code) == ("interrupted", 130)
+    assert (tmp_path / "result.json").exists()
+    model.loaded = False
+    second = run(kind, opts, ask=steady(model))
+    assert second.run.id == first.run.id
+    assert second.run.replayed == after - 1
+    assert (second.inspector, second.audit) == (whole.inspector, whole.audit)
+    third = run(kind, opts, ask=steady(falling()))
+    assert third.run.replayed == 0
+
+
+def test_another_seed_or_model_does_not_resume(tmp_path: Path) -> None:
+    opts = options(out=tmp_path)
+    session = Session("audit", opts, FakeModel().ask)
+    session.stop()
+    asyncio.run(audit_context(opts, session))
+    assert Session("audit", options(out=tmp_path)).id == session.id
+    assert Session("audit", options(out=tmp_path, seed=8)).id != session.id
+    assert Session("inspect", options(out=tmp_path)).id != session.id
+    assert Session("audit", options(out=tmp_path, resume=False)).id != session.id
+
+
+def test_an_unreachable_upstream_before_the_start_is_an_error() -> None:
+    async def gone(ask: Ask) -> Answer:
+        return Answer(ask.key, ending="upstream_unreachable", error="refused")
+
+    with pytest.raises(UpstreamUnreachable, match="Start Ollama"):
+        run("inspect", options(), ask=gone)
+
+
+@pytest.mark.parametrize("kind", ["inspect", "audit"])
+def test_an_upstream_that_vanishes_in_mid_run_leaves_partial_results(kind: str) -> None:
+    model, left = FakeModel(), [18]
+
+    async def vanishing(ask: Ask) -> Answer:
+        left[0] -= 1
+        if left[0] < 0:
+            return Answer(ask.key, ending="upstream_unreachable", error="refused")
+        return model.answer(ask)
+
+    result = run(kind, options(), ask=vanishing)
+    assert (result.run.state, result.run.exit_code) == ("failed", 5)
+    assert (result.inspector or result.audit) is not None
+
+
+def test_a_model_that_dies_leaves_what_was_seen() -> None:
+    count = [0]
+
+    def die(ask: Ask) -> str | None:
+        count[0] += "prompt" in (ask.body or {})
+        return "upstream_truncated" if count[0] > 8 and "prompt" in (ask.body or {}) else None
+
+    result = run("inspect", options(), FakeModel(fail=die))
+    assert (result.run.state, result.run.exit_code) == ("failed", 4)
+    assert result.inspector is not None
+    assert result.inspector.cold[0].load is not None
+
+
+@pytest.mark.parametrize("model", [FakeModel(capabilities=("embedding",)), FakeModel(name="other:1b")])
+def test_what_cannot_be_probed_is_a_usage_error(model: FakeModel) -> None:
+    with pytest.raises(SettingsError) as caught:
+        run("inspect", options(), model)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        (FakeModel(cuts_at=1000), 4),
+        (FakeModel(accuracy=lambda n: 0.2), 3),
+        (FakeModel(accuracy=lambda n: 1.0 if n < 900 else 0.0), 0),
+    ],
+)
+def test_audit_exit_codes(model: FakeModel, code: int) -> None:
+    assert run("audit", options(), model).run.exit_code == code
+
+
+def test_other_traffic_is_a_refusal() -> None:
+    async def two() -> int:
+        return 2
+
+    with pytest.raises(InvalidMeasurement, match="2 request"):
+        run("inspect", options(other_traffic=two))
+
+
+def test_a_budget_concludes_and_says_so() -> None:
+    result = run("audit", options(budget_s=10.0))
+    assert result.audit is not None
+    assert any(warned.code == "budget" for warned in result.warnings)
+    assert result.run.exit_code in (0, 3)
+
+
+def test_a_zero_byte_answer_and_a_loop_are_not_exceptions() -> None:
+    assert run("audit", options(), FakeModel(wrong="empty", accuracy=lambda n: 0.0)).run.exit_code == 3
+
+
+def test_the_usable_ceiling_comes_from_the_audit_and_compat_rows_stand_beside() -> None:
+    model = FakeModel()
+
+    async def ask(question: Ask) -> Answer:
+        return model.answer(question)
+
+    opts = options(compat="quantamind", tiers="easy", hardware="apple:64GiB")
+    result = run("report", opts, ask=ask)
+    assert result.inspector is not None
+    assert result.inspector.memory.ceilings.usable_tokens == pytest.approx(2048, rel=0.02)
+    assert result.compat is not None
+    assert {row.name for row in result.compat.inspector} >= {"Cold load", "Prompt prefill", "Throughput", "Memory"}
+    assert len(result.compat.audit_rungs) == 5
+    assert result.agent is not None
