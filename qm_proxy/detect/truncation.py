@@ -217,8 +217,9 @@ class Truncation:
         return [window for window in likely if window >= tokens]
 
     def _exact(self, windows: list[int], estimate: Estimate, tokens: int, t_ns: int) -> list[Finding]:
+        plain = min(self._size.n_bytes * _PRIOR, self._size.n_symbols * _SYMBOL)  # where a line was learnt badly
         for window in windows:
-            if tokens in half_window(window, self._keep) and estimate.middle >= 0.75 * window:
+            if tokens in half_window(window, self._keep) and max(estimate.middle, plain) >= 0.75 * window:
                 sure = estimate.low > 1.1 * tokens or estimate.middle > 1.3 * tokens
                 return [self._tell("half_window", "certain" if sure else "high", window, estimate, tokens, t_ns)]
         return []
