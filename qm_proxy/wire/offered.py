@@ -107,7 +107,8 @@ def _offer(tool: _Tool, prefix: str, found: list[OfferedTool], depth: int, probl
 
 
 def _raw(schema: msgspec.Raw) -> bytes | None:
-    return None if schema == _NULL else bytes(schema)
+    """The schema's bytes as sent; None for none. (What msgspec passes over it does not check for broken UTF-8.)"""
+    return None if schema == _NULL else bytes(schema).decode("utf-8", "replace").encode()
 
 
 def tool_choice(choice: object) -> str | None:

@@ -11,8 +11,8 @@ __all__ = ["REFUSED", "compact", "evidence", "tolerant"]
 
 T = TypeVar("T")
 
-REFUSED = (msgspec.DecodeError, RecursionError)
-"""What msgspec raises on bytes it does not take."""
+REFUSED = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What msgspec raises on bytes it does not take (broken UTF-8 inside a text is a ValueError)."""
 
 
 def tolerant(raw: bytes, kind: type[T]) -> T | None:
@@ -21,7 +21,7 @@ def tolerant(raw: bytes, kind: type[T]) -> T | None:
         value = json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda _: None)
         again = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return msgspec.json.decode(again, type=kind)
-    except (ValueError, RecursionError, msgspec.DecodeError):
+    except REFUSED:
         return None
 
 

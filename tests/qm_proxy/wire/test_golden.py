@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from qm_proxy.wire.http import (
     Headers,
     HttpConnection,
     HttpEvent,
+    Informational,
     RequestBody,
     RequestEnd,
     RequestHead,
     ResponseBody,
     ResponseEnd,
     ResponseHead,
+    Skipped,
 )
 from qm_proxy.wire.request import read_request
 from qm_proxy.wire.routes import Route, route_of
@@ -69,8 +72,12 @@ class Reading:
                     self._end(event)
                 case Broken():
                     self.told.append(["Broken", {"side": event.side}])
-                case _:
-                    raise AssertionError(event)
+                case Skipped(side="upstream"):
+                    self._coding.missed()
+                    if self._decoder is not None:
+                        self._add(self._decoder.missed(event.n_bytes, event.t_ns))
+                case Skipped() | Informational():
+                    pass
 
     def _ask(self, t_ns: Nanoseconds) -> None:
         assert self._head is not None
@@ -175,6 +182,68 @@ _INTERESTING = [case for case in CASES if (GOLDEN / f"{case}.bin").exists() and 
 @given(st.sampled_from(_INTERESTING), st.lists(st.integers(0, 10**6), max_size=12))
 def test_11_any_cut_property(case: str, marks: list[int]) -> None:
     assert dump(read(case, None, pieces((GOLDEN / f"{case}.bin").read_bytes(), marks))) == dump(read(case))
+
+
+# --- gaps and damage --------------------------------------------------------------------------------------------------
+
+
+def _said(told: list[list[Any]]) -> list[tuple[str, str]]:
+    keys = {"TextDelta": "text", "ThinkingDelta": "text", "ToolArguments": "fragment", "ToolCall": "arguments"}
+    return [(line[0], line[1][keys[line[0]]]) for line in told if line[0] in keys]
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(_INTERESTING), st.integers(0, 10**6), st.integers(1, 3000), st.integers(0, 10**6))
+def test_what_is_read_around_a_gap_was_really_said(case: str, start: int, size: int, seed: int) -> None:
+    """Reads as a server flushes them, one range of bytes lost: nothing is invented, nothing joined over the gap."""
+    answer = (GOLDEN / f"{case}.bin").read_bytes()
+    gap = range(start % len(answer), min(start % len(answer) + size, len(answer)))
+    reading, http = Reading(), HttpConnection()
+    reading.see(http.client((GOLDEN / f"{case}.request.bin").read_bytes(), Nanoseconds(0)))
+    at = 0
+    for piece in re.split(rb"(?<=\n\r\n)", answer):
+        before = piece[: max(0, gap.start - at)] if at < gap.stop else piece
+        behind = piece[max(0, gap.stop - at) :] if at < gap.stop else b""
+        reading.see(http.upstream(before, Nanoseconds(1)))
+        if at <= gap.start < at + len(piece):
+            reading.see(http.upstream_skipped(len(gap), Nanoseconds(1)))
+        reading.see(http.upstream(behind, Nanoseconds(1)))
+        at += len(piece)
+    reading.see(http.upstream_end("eof", Nanoseconds(2)))
+    reading.see(http.closed(Nanoseconds(3)))
+    left = iter(_said(read(case)))
+    assert all(any(said == one for one in left) for said in _said(reading.told) if said[0] != "ToolCall")
+    assert sum(line[0] == "ResponseEnd" for line in reading.told) == 1
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(CASES), st.randoms(use_true_random=False))
+def test_damaged_bytes_never_raise_and_every_exchange_ends(case: str, rng: random.Random) -> None:
+    reading, http = Reading(), HttpConnection()
+    damaged = []
+    for path in (GOLDEN / f"{case}.request.bin", GOLDEN / f"{case}.bin"):
+        data = bytearray(path.read_bytes() if path.exists() else b"")
+        for _ in range(rng.randrange(1, 6)):
+            at = rng.randrange(len(data) + 1)
+            match rng.randrange(3):
+                case 0:
+                    data[at : at + 1] = rng.randbytes(1)
+                case 1:
+                    del data[at : at + rng.randrange(40)]
+                case _:
+                    data[at:at] = rng.choice([b"\r\n", b"\n\n", b"0\r\n\r\n", b"}", b'"', b"data: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+        damaged.append(bytes(data))
+    events = [event for piece in pieces(damaged[0], [rng.randrange(10**6)]) for event in http.client(piece, Nanoseconds(1))]
+    events += [
+        event for piece in pieces(damaged[1], [rng.randrange(10**6)] * 3) for event in http.upstream(piece, Nanoseconds(2))
+    ]
+    events += http.upstream_end("eof", Nanoseconds(3)) + http.closed(Nanoseconds(4))
+    assert {e.n for e in events if isinstance(e, RequestHead)} <= {e.n for e in events if isinstance(e, ResponseEnd)}
+    reading.see([event for event in events if event.n == 0 and _has_a_head(events)])
+
+
+def _has_a_head(events: list[HttpEvent]) -> bool:
+    return any(isinstance(event, RequestHead) and event.n == 0 for event in events)
 
 
 # --- an independent reading -------------------------------------------------------------------------------------------

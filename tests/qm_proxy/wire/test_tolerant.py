@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qm_proxy.wire.tolerant import compact, evidence, tolerant
+from qm_proxy.wire.tolerant import REFUSED, compact, evidence, tolerant
 
 
 class Record(msgspec.Struct):
@@ -46,6 +46,14 @@ def test_compact_keeps_order_and_gives_up_on_depth() -> None:
     assert compact(deep) == ""
     while deep:  # a deep list cannot be freed by recursion either
         deep = deep[0]
+
+
+@given(st.binary(max_size=40).map(lambda b: b'{"text":"' + b + b'"}'))
+def test_refused_names_all_that_msgspec_raises(raw: bytes) -> None:
+    try:
+        msgspec.json.decode(raw, type=Record)
+    except REFUSED:
+        tolerant(raw, Record)
 
 
 @given(st.binary(max_size=300))
