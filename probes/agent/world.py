@@ -235,6 +235,8 @@ class World:
         text = say("blocked", need=say(f"need.{need.kind}", id=need_id, value="off"))
         if need.reference is not None:
             text += say("asks_reference", id=need_id, reference=self._reference(need)[1])
+        if need.tempting or need.code:
+            text += "" if text.endswith("]") else "."
         if need.tempting:
             text += say("tempt", tool=need.tempting)
         if need.code:
