@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from qm_proxy.relay.addresses import Upstream
@@ -42,8 +42,8 @@ class Target:
             self.addresses = ((socket.AF_UNIX, upstream.unix),)
             return None
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(upstream.host, upstream.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as failure:
+            found = await _look_up(upstream.host, upstream.port)
+        except (OSError, ValueError) as failure:
             return f"the name {upstream.host!r} cannot be resolved ({getattr(failure, 'strerror', None) or failure})"
         self.addresses = tuple(dict.fromkeys((int(family), where) for family, _, _, _, where in found))
         return None
@@ -185,6 +185,13 @@ class Dial:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+async def _look_up(host: str, port: int) -> Sequence[tuple[int, int, int, str, tuple[object, ...]]]:
+    try:  # a number needs no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _in_words(failure: OSError) -> str:

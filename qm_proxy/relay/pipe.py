@@ -14,7 +14,8 @@ Rules that hold here:
   it tells for each connection whether, and how much of it, is missing; the others go on undisturbed.
 - A reader may start anywhere (a new observer on an old pipe): it skips to the next valid header and counts what it skipped.
 - `t_ns` is `time.monotonic_ns()` at the read; `lag_ns` the time from there until our write of it returned: an upper bound,
-  since the kernel may wake the receiver first (saturating; `LAG_UNKNOWN` while the receiver is slow: then a `*_READY` record tells when the backlog was gone).
+  since the kernel may wake the receiver first (saturating; `LAG_UNKNOWN` while the receiver is slow: then a `*_READY` record
+  tells when the backlog was gone).
 """
 
 from __future__ import annotations

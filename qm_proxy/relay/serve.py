@@ -398,14 +398,15 @@ class Control:
             return
         if not isinstance(order, dict):
             return
-        if "stop" in order:
-            self._relay.stop(float(order["stop"]))
-        elif order.get("drain"):
-            self._relay.drain()
-        elif order.get("report"):
-            self._relay.report()
-        elif isinstance(order.get("end"), list):
-            self._relay.end(order["end"])
+        match order:
+            case {"stop": int() | float() as grace_s}:
+                self._relay.stop(grace_s)
+            case {"drain": True}:
+                self._relay.drain()
+            case {"report": True}:
+                self._relay.report()
+            case {"end": [*numbers]}:
+                self._relay.end([number for number in numbers if isinstance(number, int)])
 
 
 def run(config: Config) -> int:

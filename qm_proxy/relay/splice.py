@@ -168,6 +168,8 @@ class End:
         splice = self.splice
         self.backlog = rest
         self.other.stop_reading()
+        if splice.ended:
+            return
         splice.shared.readiness.change(self.fd, self._interest())
         splice.note(Kind.CLIENT_SLOW if self.is_client else Kind.UPSTREAM_SLOW, self)
 
@@ -209,7 +211,10 @@ class End:
     def stop_reading(self) -> None:
         if self.reading:
             self.reading = False
-            self.splice.shared.readiness.change(self.fd, self._interest())
+            if self.reset and self.is_client:  # its reset was to be found by reading on
+                self.splice.was_reset(self)
+            else:
+                self.splice.shared.readiness.change(self.fd, self._interest())
 
     def go_on_reading(self) -> None:
         if not (self.reading or self.eof):

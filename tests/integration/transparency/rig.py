@@ -223,6 +223,7 @@ class Record(NamedTuple):
 class Head(NamedTuple):
     """A batch without its records."""
 
+    relay: int
     sequence: int
     dropped_batches: int
     dropped_records: int
@@ -257,7 +258,9 @@ class Copy:
             self._resume.wait()
             with self.changed:
                 for batch in self.reader.feed(data):
-                    self.heads.append(Head(batch.sequence, batch.dropped_batches, batch.dropped_records, batch.dropped_bytes))
+                    self.heads.append(
+                        Head(batch.relay, batch.sequence, batch.dropped_batches, batch.dropped_records, batch.dropped_bytes)
+                    )
                     if self.keep:
                         self.records += [Record(Kind(found[0]), *found[1:]) for found in batch.records()]
                 self.changed.notify_all()
