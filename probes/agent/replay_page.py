@@ -86,10 +86,9 @@ def _step(step: dict[str, Any]) -> str:
         arguments = json.dumps(step["oracle"]["arguments"], ensure_ascii=False)
         call_, with_ = escape(step["oracle"]["call"]), escape(arguments)
         would = f'<div class="oracle soft">the oracle: <code>{call_}</code> <code>{with_}</code></div>'
-    return (
-        f'<li{" class=evidence" if step["evidence"] else ""}><span class="n">{step["step"]}</span><code>{escape(call)}</code>{marks}'
-        f"<pre class=soft>{escape(step['answer'])}</pre>{would}</li>"
-    )
+    kind = " class=evidence" if step["evidence"] else ""
+    head = f'<span class="n">{step["step"]}</span><code>{escape(call)}</code>{marks}'
+    return f"<li{kind}>{head}<pre class=soft>{escape(step['answer'])}</pre>{would}</li>"
 
 
 def _way(shown: dict[str, Any]) -> str:
