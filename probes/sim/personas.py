@@ -7,7 +7,6 @@ one. Everything a measurement could find out about a persona stands in its file:
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +24,7 @@ from pydantic import (
 )
 
 from probes.sim.pace import Decode, Load, Prefill, Share
-from probes.sim.tokens import Tokenizer
+from probes.sim.tokens import Tokenizer, compiling
 from qm_proxy.errors import SettingsError
 
 __all__ = [
@@ -142,9 +141,7 @@ class When(BaseModel):
     @field_validator("user", "system", "tool_result", "prompt")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            re.compile(pattern)
-        return pattern
+        return compiling(pattern)
 
 
 class Rule(BaseModel):

@@ -185,10 +185,20 @@ def scripted(answer: Answer, match: re.Match[str] | None, rng: Random) -> Said:
         text = list(prose(answer.tokens, rng))
     calls = []
     for call in answer.calls:
-        arguments = call.get("arguments", {})
-        shown = arguments if isinstance(arguments, str) else encode(arguments)
-        calls.append(Call(str(call.get("name", "")), filled(shown)))
+        arguments = _each_text(call.get("arguments", {}), filled)
+        calls.append(Call(filled(str(call.get("name", ""))), arguments if isinstance(arguments, str) else encode(arguments)))
     wrong: Misbehaviour | None = answer.misbehave
     thought = answer.thinking or ()
     thinking = pieces(filled(thought)) if isinstance(thought, str) else list(thought)
     return Said(text * answer.repeat, thinking, calls, wrong, note="rule")
+
+
+def _each_text(value: JSON, change: Callable[[str], str]) -> JSON:
+    """The value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: _each_text(v, change) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_text(v, change) for v in value]
+    return value

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
 
-__all__ = ["FixedCount", "Tokenizer", "pieces", "role_mark"]
+__all__ = ["FixedCount", "Tokenizer", "compiling", "pieces", "role_mark"]
 
 _PIECE = re.compile(r"\s?[^\W\d_]{1,6}|\s?\d{1,3}|\s?[^\w\s]|\s?_|\s+")
 _MARK = re.compile(r"<\|(?:system|user|assistant|tool|developer|end|tools|bos)\|>")
@@ -38,6 +38,18 @@ def role_mark(role: str) -> str:
     return f"<|{role}|>"
 
 
+P = TypeVar("P", str, None, str | None)
+
+
+def compiling(pattern: P) -> P:
+    """The pattern, if it is a regular expression (or none); ValueError, as validators raise it, if not."""
+    try:
+        re.compile(pattern or "")
+    except re.error as bad:
+        raise ValueError(f"not a regular expression: {bad}") from bad
+    return pattern
+
+
 class FixedCount(BaseModel):
     """Text that matches `pattern` counts as exactly `tokens`, whatever its length: how a persona fixes a count."""
 
@@ -45,6 +57,11 @@ class FixedCount(BaseModel):
 
     pattern: str = Field(description="regular expression (DOTALL); each match counts as `tokens`, the rest by the rule")
     tokens: int = Field(ge=0)
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        return compiling(pattern)
 
 
 class Tokenizer(BaseModel):
