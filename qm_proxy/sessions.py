@@ -114,6 +114,8 @@ class Sessions:
         asked = opened.asked
         if asked is None or asked.operation not in _GENERATIONS or not (asked.messages or asked.previous_response_id):
             return
+        if asked.operation == "text_completion" and (asked.options or {}).get("suffix"):
+            return  # an editor's completion between two texts: thousands a day, none of which goes on
         ids = client_ids(opened.client, {**(asked.hints or {}), **opened.hints})
         match = self.stitcher.place(opened, asked, ids)
         t = match.trajectory

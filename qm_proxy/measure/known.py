@@ -77,10 +77,17 @@ class Session:
     gone: bool = False
     in_flight: int = 0
     covered_ns: int = 0  # until when the session's time is accounted for
+    unproven: dict[int, None] = field(default_factory=dict)  # chain nodes that other sessions may have as well
 
     @property
     def main(self) -> Trajectory | None:
         return next((t for t in self.trajectories if t.number == 0), None)
+
+    def distrust(self, nodes: Iterable[int]) -> None:
+        """These beginnings of a history were given to us: to repeat them proves nothing."""
+        self.unproven.update(dict.fromkeys(nodes))
+        while len(self.unproven) > _OWNED:
+            del self.unproven[next(iter(self.unproven))]
 
 
 class Tip(NamedTuple):

@@ -35,6 +35,7 @@ _SIDE_NS = 120 * 10**9
 _PROVING_BYTES = 64  # an answer of this length is not given twice by chance; two shorter ones neither
 _TELLING_BYTES = 24
 _KEPT = 0.6  # share of a history that must be found again for it to be the same one
+_TOGETHER = 3  # atoms in a row that are no chance, when answers are among them
 _SUMMARY_BYTES = 200  # an answer shorter than this does not take the place of a history
 _ASKED_OF_AGENT = 0.5  # share of a first message that stands in the arguments of a call: then that call started this agent
 _BRIEF_MESSAGES = 4
@@ -157,7 +158,8 @@ class Stitcher:
         return self.known.named(r.name) is None if session.client_session is None else session.client_session == r.name
 
     def _proven(self, t: Trajectory, i: int, r: _Request) -> bool:
-        return i >= t.given or (r.name is not None and t.session.client_session == r.name)
+        known = r.name is not None and t.session.client_session == r.name
+        return known or r.history.chain[i] not in t.session.unproven
 
     def _of_agent(self, r: _Request, own: Trajectory) -> _Found:
         """The client names the very agent."""
@@ -186,7 +188,7 @@ class Stitcher:
         text = "\n".join(message.text for message in r.asked.messages)
         size = len(text.encode("utf-8", "surrogatepass"))
         marks, whole = self._marker.completion(text, self.known.prompt_lengths, r.base)
-        r.history = History([whole], [whole], ["user"], [0], [], [], [0])
+        r.history = History([whole], [whole], ["user"], [size], [], [], [0])
         self.known.prompted(size)
         same = self.known.owner(whole)
         if same is not None and same.failed and self._fits(same, r) and r.opened.t_ns - same.last_ns <= _RETRY_NS:
@@ -284,17 +286,30 @@ class Stitcher:
             t = self.known.caller(call_id)
             if t is not None and self._fits(t, r):
                 return self._shortened(t, h)
-        seen: dict[int, int] = {}
+        seen: set[int] = set()
         for j in range(len(h.marks) - 1, -1, -1):
-            if h.weights[j] < _TELLING_BYTES or h.kinds[j] == "result":
+            if h.sizes[j] < _TELLING_BYTES or h.kinds[j] == "result":
                 continue
             t = self.known.owner(h.marks[j])
             if t is None or not self._fits(t, r):
                 continue
-            if h.weights[j] >= _PROVING_BYTES or seen.get(id(t)):
+            if h.kinds[j] == "user":
+                if self._goes_on(t, h):
+                    return self._shortened(t, h)
+            elif h.sizes[j] >= _PROVING_BYTES or id(t) in seen:
                 return self._shortened(t, h)
-            seen[id(t)] = 1
+            else:
+                seen.add(id(t))
         return None
+
+    @staticmethod
+    def _goes_on(t: Trajectory, h: History) -> bool:
+        """All but the new messages at its end stood together in this trajectory, in that order, answers among them."""
+        known = set(t.marks)
+        n = next((i + 1 for i in range(len(h.marks) - 1, -1, -1) if h.marks[i] in known), 0)
+        own = set(t.marks[t.given :])
+        answers = sum(h.kinds[i] in ("say", "call") and h.marks[i] in own for i in range(n))
+        return n >= _TOGETHER and answers > 0 and _contains(t.marks, h.marks[:n])
 
     @staticmethod
     def _shortened(t: Trajectory, h: History) -> _Found:
@@ -345,7 +360,8 @@ class Stitcher:
         first = bool(t.first_lines & lines)
         if r.context.like(t.context):
             # its first message came back changed (a note that the client puts behind the latest one), its answer as it was
-            again = unique and first and t.turn == 1 and not t.open and bool(t.answer) and t.answer <= set(r.history.marks)
+            telling = unique or any(self.known.owner(mark) is t for mark in t.answer)
+            again = telling and first and t.turn == 1 and not t.open and bool(t.answer) and t.answer <= set(r.history.marks)
             return _Found(t, "rewrite") if again else None
         if not t.open and r.opened.t_ns - t.last_ns > _SIDE_NS:
             return None
@@ -388,8 +404,10 @@ class Stitcher:
         beginning = not t.marks
         if match.common == 0 and match.relation in ("compaction", "rewrite") and not match.base_marks:
             t.given = self._given(t, r)
+            t.session.distrust(h.chain[: t.given])
         elif beginning and match.relation != "fork":
             t.given = len(h.marks)
+            t.session.distrust(h.chain)
         self._learn_context(t, r)
         t.before = h.chain[match.common - 1] if 0 < match.common <= len(h.chain) else match.base
         t.marks = match.base_marks + h.marks
@@ -402,6 +420,8 @@ class Stitcher:
         t.connection = r.opened.connection
         t.last_ns = r.opened.t_ns
         self.known.own(t, h.chain[max(0, match.common - 1) :])
+        new = range(match.common, len(h.marks))
+        self.known.own(t, (h.marks[i] for i in new if h.kinds[i] == "user" and h.sizes[i] >= _TELLING_BYTES))
         self.known.stand(t, match.tip, r.opened.id, match.turn, answered=False)
         if beginning and r.asked.operation != "text_completion":
             lines = self._marker.lines((m.text for m in r.asked.messages if m.role == "user"), limit=64)
@@ -412,7 +432,7 @@ class Stitcher:
         inside a user's message."""
         own, h = set(t.marks[t.given :]) - set(t.marks[: t.given]), r.history
         for i, mark in enumerate(h.marks):
-            if h.weights[i]:
+            if h.kinds[i] != "user":
                 if mark in own:
                     return i
             elif t.answer_lines and not t.answer_lines.isdisjoint(self._marker.lines([r.asked.messages[h.starts[i]].text])):
@@ -462,3 +482,9 @@ class Stitcher:
             self.known.own(t, t.answer_lines)
             self.known.own(t, t.pending_lines)
         return expected
+
+
+def _contains(whole: list[int], part: list[int]) -> bool:
+    """Does `part` stand in `whole`, without a gap?"""
+    first, n = part[0], len(part)
+    return any(whole[i] == first and whole[i : i + n] == part for i in range(len(whole) - n + 1))

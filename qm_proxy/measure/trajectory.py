@@ -57,7 +57,7 @@ class History:
     marks: list[int] = field(default_factory=list)
     chain: list[int] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)  # "user", "say", "call", "result"
-    weights: list[int] = field(default_factory=list)  # bytes that a model or a tool wrote; 0 for what a user did
+    sizes: list[int] = field(default_factory=list)  # bytes of each atom's text
     results: list[ReturnedResult] = field(default_factory=list)
     call_ids: list[str] = field(default_factory=list)  # of the assistant's past calls, "" where it has none
     starts: list[int] = field(default_factory=list)  # index of the message that each atom comes from
@@ -182,7 +182,7 @@ class Marker:
     def _add(self, found: History, kind: str, plain: bytes, media: tuple[str, ...], at: int) -> None:
         found.marks.append(self._mark(kind.encode(), b"\0", plain, *(f"\0{digest}".encode() for digest in media)))
         found.kinds.append(kind)
-        found.weights.append(0 if kind == "user" else len(plain))
+        found.sizes.append(len(plain))
         found.starts.append(at)
 
     def _assistant(self, found: History, run: Sequence[Message], at: int) -> None:
@@ -193,7 +193,7 @@ class Marker:
         for mark, call in sorted((self.call(call.name, call.arguments), i) for i, call in enumerate(calls)):
             found.marks.append(mark)
             found.kinds.append("call")
-            found.weights.append(len(calls[call].arguments))
+            found.sizes.append(len(calls[call].arguments))
             found.starts.append(at)
         found.call_ids += [call.call_id for call in calls]
 
