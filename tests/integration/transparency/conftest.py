@@ -82,3 +82,14 @@ def upstream_listener() -> Iterator[socket.socket]:
     listener = listen()
     yield listener
     listener.close()
+
+
+@pytest.fixture(scope="module")
+def guarded_relay() -> Iterator[tuple[RelayProcess, socket.socket]]:
+    """A relay with the guard on, and its upstream's listener."""
+    listener = listen()
+    relay = RelayProcess(as_upstream(listener.getsockname()), guard=True)
+    yield relay, listener
+    assert relay.settled()["internal_failures"] == 0
+    relay.close()
+    listener.close()
