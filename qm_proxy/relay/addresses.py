@@ -111,7 +111,7 @@ def listens_at(upstream: Upstream, listeners: Iterable[socket.socket]) -> bool:
     """Is the upstream one of these sockets (so that the proxy would talk to itself)? Resolves the upstream's name."""
     try:
         targets = set() if upstream.unix else {str(found[4][0]) for found in socket.getaddrinfo(upstream.host, upstream.port)}
-    except OSError:
+    except (OSError, ValueError):
         targets = set()
     for listener in listeners:
         name = listener.getsockname()
@@ -183,7 +183,7 @@ def _bind_all(address: str, hosts: list[str], port: int) -> list[socket.socket]:
 def _bind_tcp(address: str, host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as failure:
+    except (OSError, ValueError) as failure:
         raise SettingsError(f"Cannot listen on {address!r}: {failure}.", remedy="Give an address of this machine.") from failure
     family, kind, protocol, _, where = found[0]
     try:

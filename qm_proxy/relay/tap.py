@@ -17,7 +17,7 @@ import struct
 import time
 from collections import deque
 
-from qm_proxy.relay.pipe import RECORD, Kind, batch_header
+from qm_proxy.relay.pipe import HEADER_BYTES, RECORD, Kind, batch_header
 
 __all__ = ["BATCH_BYTES", "BULK_BYTES", "FLUSH_S", "QUEUE_BYTES", "Tap"]
 
@@ -138,12 +138,12 @@ class Tap:
 
     def _lose_pipe(self) -> None:
         self._lost = True  # the socket is closed with the tap: the guard may still be watching it
-        self.dropped_batches += len(self._queue)
-        self.dropped_bytes += self.pending_bytes
+        for batch in self._queue:
+            self._count_drop(batch.obj[HEADER_BYTES:])  # the whole batch, also where a part of it was sent
         self._queue.clear()
         self.pending_bytes = 0
 
-    def _count_drop(self, payload: bytearray) -> None:
+    def _count_drop(self, payload: bytes | bytearray) -> None:
         self.dropped_batches += 1
         self.dropped_bytes += len(payload)
         offset = 0
