@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import re
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,74 @@ def test_golden(case: str, update_golden: bool) -> None:
 def test_every_expectation_has_its_bytes() -> None:
     assert {str(path.relative_to(GOLDEN))[: -len(".events.json")] for path in GOLDEN.glob("*/*.events.json")} == set(CASES)
     assert len(CASES) > 100
+
+
+# --- what must be read, in words ------------------------------------------------------------------------------------
+
+FIXTURES = {  # expected: how many of each, and how it ended
+    "ollama/F1": ({"TextDelta": 3, "Usage": 1}, "stop"),
+    "ollama/F2": ({"ThinkingDelta": 1, "TextDelta": 1, "Usage": 1}, "stop"),
+    "ollama/F3": ({"ThinkingDelta": 1, "ToolCall": 1, "Usage": 1}, "stop"),
+    "ollama/F4": ({"TextDelta": 1, "Failed": 1}, "upstream_error"),
+    "ollama/F5": ({"TextDelta": 2}, "upstream_truncated"),
+    "ollama/F6": ({"TextDelta": 1, "Usage": 1}, "stop"),
+    "openai-chat/F7": ({"ThinkingDelta": 1, "TextDelta": 1, "Usage": 1}, "stop"),
+    "openai-chat/F8": ({"ToolCall": 1}, "tool_calls"),
+    "openai-chat/F9": ({"TextDelta": 1, "Failed": 1}, "upstream_error"),
+    "openai-completions/F10": ({"TextDelta": 1, "Usage": 1}, "stop"),
+    "openai-responses/F11": ({"ThinkingDelta": 1, "TextDelta": 1, "Usage": 1}, "completed"),
+    "openai-responses/F12": ({"ToolArguments": 1, "ToolCall": 1, "Usage": 1}, "completed"),
+    "openai-responses/F13": ({"ThinkingDelta": 1, "TextDelta": 1}, "upstream_truncated"),
+    "anthropic/F14": ({"ThinkingDelta": 1, "TextDelta": 1, "ToolArguments": 1, "ToolCall": 1, "Usage": 2}, "tool_use"),
+    "anthropic/F15": ({"ThinkingDelta": 1, "TextDelta": 1, "Usage": 1}, "upstream_truncated"),
+    "ollama/F16": ({"EmptyRecord": 5}, "success"),
+    "ollama/F17": ({"Failed": 1}, "upstream_error"),
+    "openai-chat/F17": ({"Failed": 1}, "upstream_error"),
+    "anthropic/F17": ({"Failed": 1}, "upstream_error"),
+}
+_AROUND = ("Route", "Asked", "ClientSeen", "ResponseHead", "ResponseEnd", "Began", "Finished", "Cut")
+
+
+@pytest.mark.parametrize("case", FIXTURES)
+def test_23_fixtures(case: str) -> None:
+    counts, end = FIXTURES[case]
+    told = read(case)
+    found = Counter(line[0] for line in told)
+    assert {kind: n for kind, n in found.items() if kind not in _AROUND} == counts
+    assert [line[1].get("reason") or line[1].get("ending") for line in told if line[0] in ("Finished", "Cut")] == [end]
+
+
+def _usage(case: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for line in read(case):
+        if line[0] == "Usage":
+            found |= line[1]
+    return found
+
+
+def test_27_rates_have_what_they_need() -> None:
+    """eval_count over eval_duration; prefill only where the cached part is known."""
+    usage = _usage("ollama/chat_stream.tiny")
+    assert (usage["output_tokens"], usage["decode_ns"]) == (12, 4112000)
+    assert "cached_tokens" not in usage
+    assert _usage("ollama/cloud_stub_with_remote_host")["cached_tokens"] == 4
+
+
+def test_29_the_wait_for_a_slot_is_what_no_field_says() -> None:
+    first, second = _usage("ollama/queued_generate_1"), _usage("ollama/queued_generate_2")
+    rest = [u["total_ns"] - u["load_ns"] - u["prefill_ns"] - u["decode_ns"] for u in (first, second)]
+    assert 0 <= rest[0] < 5_000_000
+    assert rest[1] == 1_102_088_073
+
+
+def test_30_a_stream_that_was_not_asked_for_usage_has_none() -> None:
+    assert _usage("openai-chat/v1_chat_stream.tiny") == {}
+    assert _usage("openai-chat/v1_chat_stream_usage.tiny")["output_tokens"] == 23
+
+
+def test_31_the_count_at_the_end_replaces_the_estimate() -> None:
+    told = [line[1] for line in read("anthropic/trunc_v1_messages_4096") if line[0] == "Usage"]
+    assert told == [{"input_tokens": 1151, "estimated": True}, {"input_tokens": 2051, "output_tokens": 4}]
 
 
 # --- any cut ----------------------------------------------------------------------------------------------------------
