@@ -264,7 +264,9 @@ class _Asker:
                 answer = yield from self.generate(f"P8/fill{tokens}", self.prompt(tokens), 1)
                 mine = found.ours((yield from residents(f"P8/fill{tokens}/after")))
                 if answer.ok and mine is not None:
-                    self.seen.memory.append((self.plan.window_tokens, (answer.input_tokens or 0) + 1, mine))
+                    self.seen.memory.append(
+                        (mine.context_tokens or self.plan.window_tokens, (answer.input_tokens or 0) + 1, mine)
+                    )
             return
         for window in self.plan.memory_windows:
             answer = yield from self.generate(f"P8/{window}", self.prompt(32), 1, window=window)

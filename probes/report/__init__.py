@@ -12,10 +12,11 @@ from probes.report.compose import compose
 from probes.report.csv import csv_rows
 from probes.report.html import html
 from probes.report.markdown import markdown
+from probes.report.pictures import picture, pictures, save
 from probes.report.terminal import terminal
 from probes.result import Result
 
-__all__ = ["Format", "benchstat", "compose", "csv_rows", "html", "markdown", "render", "terminal"]
+__all__ = ["Format", "benchstat", "compose", "csv_rows", "html", "markdown", "picture", "pictures", "render", "save", "terminal"]
 
 Format = Literal["md", "html", "json", "csv", "benchstat"]
 

@@ -20,6 +20,7 @@ DEFINITIONS: dict[str, str] = {
     "Slowing with depth": "Slope of decode time over context position.",
     "Half speed at": "The depth at which a token takes twice as long as at depth 0, by that slope.",
     "Gap p50": "Gaps between chunks of all warm streams, coalesced runs spread out; order-statistic interval.",
+    "Gap p95": "As p50.",
     "Gap p99": "As p50. Below 500 gaps the upper end is unbounded and the value is not printed.",
     "Latency spikes": "Gaps beyond median + max(8 sigma by MAD, 10 ms, the median), of 65 around; chance's share beside.",
     "Drift": "Decode time of the first cell repeated at the end, over the first: throttling, other load.",

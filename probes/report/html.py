@@ -31,7 +31,7 @@ h2 { margin-top: 2.4rem; border-bottom: 1px solid var(--line); padding-bottom: .
 table { border-collapse: collapse; width: 100%; margin: .8rem 0; font-size: .92rem; }
 caption { text-align: left; color: var(--soft); padding: .2rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line);
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+  font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th { background: var(--strong); font-weight: 600; }
 td[title] { text-decoration: underline dotted var(--soft); cursor: help; }
 figure { margin: 1.2rem 0; }

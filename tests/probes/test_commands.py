@@ -95,7 +95,8 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(tmp_path: Path, ki
         left[0] -= 1
         if left[0] == 0:
             session.stop()
-        return await steady(model)(question)
+        answer: Answer = await steady(model)(question)
+        return answer
 
     session.runner.ask = until
     work = {"inspect": inspect_model, "audit": audit_context}[kind]
