@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qm_proxy.events import Asked, Cut, Event, Failed, Finished, Nanoseconds, Usage
+from qm_proxy.events import Asked, Began, Cut, Event, Failed, Finished, Nanoseconds, TextDelta, ToolCall, Usage
 from qm_proxy.findings import Finding, Severity
 from qm_proxy.measure.known import LIVE_S, LIVE_SESSIONS, Place, Trajectory, scope_of
 from qm_proxy.measure.prefix import Prompt, compare, price
 from qm_proxy.measure.stitching import ClientIds, Match, Stitcher
-from qm_proxy.measure.trajectory import Answer, EmittedCall, History, Marker, ReturnedResult
+from qm_proxy.measure.trajectory import PIECES, Answer, EmittedCall, History, Marker, ReturnedResult
 from qm_proxy.record import Opened, Placed, Prefix, Progress, Record, Turnaround
 
 __all__ = ["Sessions", "Watch", "client_ids"]
@@ -79,7 +79,6 @@ class _InFlight:
     placed: Placed
     match: Match
     answer: Answer
-    told: list[Finding]  # found when it opened, not yet told
 
 
 class Sessions:
@@ -134,7 +133,7 @@ class Sessions:
         placed.results = self._returned(match, opened)
         self._wait(match, placed, opened.t_ns)
         placed.prefix = self._prefix(match, asked)
-        self._in_flight[opened.id] = _InFlight(opened.t_ns, placed, match, Answer(self.marker), [])
+        self._in_flight[opened.id] = _InFlight(opened.t_ns, placed, match, Answer(self.marker))
         if len(self._in_flight) > _IN_FLIGHT:
             _, lost = self._in_flight.popitem(last=False)
             lost.match.trajectory.open -= 1
@@ -259,23 +258,32 @@ class Sessions:
         }
 
 
+_RARE = frozenset({ToolCall, Began, Usage, Finished, Cut, Failed})
+
+
 class Watch:
     """Sees one exchange's answer for its session. A Detector: bounded, no clock, never raises."""
 
     def __init__(self, entry: _InFlight) -> None:
         self._entry = entry
+        self._answer = entry.answer
+        self._pieces = entry.answer.pieces
         self._usage: Usage | None = None
 
     def see(self, event: Event) -> Iterable[Finding]:
-        entry = self._entry
-        entry.answer.see(event)
-        if entry.told:
-            told, entry.told = entry.told, []
-            return told
-        if type(event) is Usage:
-            self._usage = event
-        elif type(event) is Finished or type(event) is Cut or type(event) is Failed:
-            return self._over(event.t_ns, failed=type(event) is Failed)
+        kind = type(event)
+        if kind is TextDelta:  # once per token
+            pieces = self._pieces
+            pieces.append(event.text)  # type: ignore[union-attr]
+            if len(pieces) >= PIECES:
+                self._answer.fold()
+        elif kind in _RARE:
+            if isinstance(event, Usage):
+                self._usage = event
+            elif isinstance(event, (Finished, Cut, Failed)):
+                return self._over(event.t_ns, failed=kind is Failed)
+            else:
+                self._answer.see(event)
         return ()
 
     def _over(self, t_ns: Nanoseconds, *, failed: bool) -> Iterable[Finding]:

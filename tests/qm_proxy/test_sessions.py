@@ -136,6 +136,18 @@ def test_a_conversation_is_one_session(world: World) -> None:
     assert [p.new_messages for p in (first, second, third)] == [2, 1, 1]
 
 
+def test_a_long_answer_is_the_same_in_many_small_pieces(world: World) -> None:
+    text = "word " * 1000
+    opened = world.open(SYSTEM, U1)
+    watch = world.sessions.watch(opened.id)
+    assert watch is not None
+    for i in range(0, len(text), 5):
+        watch.see(TextDelta(Nanoseconds(world.now), text[i : i + 5]))
+    world.close(opened, Said(""))
+    assert _is(world.ask(SYSTEM, U1, Message("assistant", text), U2), "next", 0, 2)
+    assert world.sessions.stitcher.known.standing(opened.placed.expected or 0)  # type: ignore[union-attr]
+
+
 def test_what_is_no_generation_belongs_to_no_session(world: World) -> None:
     assert world.open(U1, operation="embeddings").placed is None
     assert world.open().placed is None
