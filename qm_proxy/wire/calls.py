@@ -26,24 +26,20 @@ class _Open:
 class OpenCalls:
     """The calls of one answer. `key` is the dialect's own handle (an index, an item id); numbers are ours, from 0."""
 
-    __slots__ = ("_next", "_open", "seen")
+    __slots__ = ("_next", "_open")
 
     def __init__(self) -> None:
         self._open: dict[Hashable, _Open] = {}
         self._next = 0
-        self.seen = 0  # calls that came out
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._open
 
-    def __bool__(self) -> bool:
-        return bool(self._open)
-
-    def whole(self, out: list[Event], t_ns: Nanoseconds, call_id: str, name: str, arguments: str) -> None:
-        """A call that came in one record."""
+    def whole(self, out: list[Event], t_ns: Nanoseconds, call_id: str, name: str, arguments: str) -> int:
+        """A call that came in one record; answers with its number."""
         out.append(ToolCall(t_ns, self._next, call_id, name, arguments))
         self._next += 1
-        self.seen += 1
+        return self._next - 1
 
     def begin(self, key: Hashable, call_id: str, name: str) -> None:
         """A call is announced; what was open under `key` is forgotten."""
@@ -84,7 +80,6 @@ class OpenCalls:
         if call.size > MAX_RECORD:
             out.append(Malformed(t_ns, f"tool arguments longer than {MAX_RECORD // 1024**2} MiB"))
             return
-        self.seen += 1
         text = arguments or "".join(call.pieces) or "{}"
         out.append(ToolCall(t_ns, call.index, call.call_id, call.name, text, not call.size))
 

@@ -136,12 +136,15 @@ class _Brotli(_Step):
     def feed(self, data: bytes, room: int) -> bytes:
         if self._object.is_finished():
             return b""
-        out = [self._object.process(data, output_buffer_limit=min(room, _BROTLI_STEP))]
-        room -= len(out[0])
-        while room > 0 and not self._object.can_accept_more_data():
-            piece = self._object.process(b"", output_buffer_limit=min(room, _BROTLI_STEP))
+        out: list[bytes] = []
+        while room > 0:
+            # Until nothing comes: can_accept_more_data() is True while output still waits (brotli 1.2.0).
+            piece = self._object.process(data, output_buffer_limit=min(room, _BROTLI_STEP))
+            if not piece:
+                break
             out.append(piece)
             room -= len(piece)
+            data = b""
         self.complete = self._object.is_finished()
         return b"".join(out)
 

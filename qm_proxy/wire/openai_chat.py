@@ -96,7 +96,7 @@ class _Chunks:
         self.calls = OpenCalls()
         self.reason: str | None = None
         self.usage: Usage | None = None
-        self._whole_keys: set[int] = set()
+        self._told: dict[int, int] = {}  # key of a call that came whole → its number
 
     def payload(self, chunk: _Chunk, t_ns: Nanoseconds, out: list[Event]) -> None:
         usage = chunk.usage
@@ -157,13 +157,12 @@ class _Chunks:
                 if text:
                     calls.add(out, t_ns, key, text)
                 return
-        elif key in self._whole_keys and not name and not call_id:
+        elif key in self._told and not name and not call_id:
             if text:  # more of a call that looked whole: shown, but the call was told
-                out.append(ToolArguments(t_ns, key, text))
+                out.append(ToolArguments(t_ns, self._told[key], text))
             return
         if name and (whole or _is_object(text)):
-            self._whole_keys.add(key)
-            calls.whole(out, t_ns, call_id, name, text)
+            self._told[key] = calls.whole(out, t_ns, call_id, name, text)
             return
         calls.begin(key, call_id, name)
         if text:

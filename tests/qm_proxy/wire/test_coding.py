@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
@@ -57,6 +58,13 @@ def test_whole_and_byte_by_byte(name: str) -> None:
     coded = encode(TEXT)
     assert decode(encoding, coded) == (TEXT, None)
     assert decode(encoding, *[coded[i : i + 1] for i in range(len(coded))]) == (TEXT, None)
+
+
+@pytest.mark.parametrize("name", CODINGS)
+def test_a_large_body_in_one_feed(name: str) -> None:
+    encoding, encode = CODINGS[name]
+    large = random.Random(1).randbytes(1000) * 5000
+    assert decode(encoding, encode(large)) == (large, None)
 
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "deflate, unwrapped", "br", "zstd", "gzip, br"])

@@ -465,7 +465,7 @@ def test_header_bombs_are_bounded(piece: int) -> None:
 
 @pytest.mark.parametrize("piece", [1000, MAX_HEAD * 2])
 def test_answer_header_bombs_are_bounded(piece: int) -> None:
-    bomb = b"HTTP/1.1 200 OK\r\nX: " + b"a" * (MAX_HEAD + 10) + b"\r\n\r\n"
+    bomb = b"HTTP/1.1 200 OK\r\nX: " + b"a" * (MAX_HEAD + 5000) + b"\r\n\r\n"
     http = HttpConnection()
     play([("c", GET)], http)
     found = told(play([("u", bomb[i : i + piece]) for i in range(0, len(bomb), piece)], http))
@@ -588,6 +588,24 @@ def test_gaps_where_nothing_is_lost() -> None:
     assert found[3:] == [("body", 0, b"a"), ("skip", 0, "upstream", 7), ("body", 0, b"b"), over(0)]
     tunnel = kinds(("c", b"CONNECT h HTTP/1.1\r\n\r\n"), ("u", b"HTTP/1.1 200 OK\r\n\r\n"), ("u-", 9), ("c-", 9), ("ue", None))
     assert tunnel[-1] == ("end", 0, True, "upstream_eof")
+
+
+def test_gaps_in_requests_that_end_in_them() -> None:
+    ask = b"POST /x HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
+    exact = kinds(("c", ask + b"ab"), ("c-", 7), ("u", OK5), ("c", GET))
+    assert [f[0] for f in exact] == ["ask", "ask body", "skip", "asked", "head", "body", "end", "ask", "asked"]
+    beyond = kinds(("c", ask + b"ab"), ("c-", 70), ("u", OK5), ("c", GET))
+    assert [f[0] for f in beyond] == [f[0] for f in exact]
+    bridged = kinds(("c", UPLOAD + b"9\r\nab"), ("c-", 5), ("c", b"cd\r\n" + LAST), ("c", GET))
+    assert [f[0] for f in bridged] == ["ask", "ask body", "skip", "ask body", "asked", "ask", "asked"]
+    tunnel = kinds(("c", CONNECT), ("c-", 9), ("u", EMPTY_404), ("c", GET))
+    assert [f[0] for f in tunnel] == ["ask", "asked", "skip", "head", "end", "ask", "asked"]
+
+
+def test_broken_chunks_from_the_client() -> None:
+    found = kinds(("c", UPLOAD + chunk(b"ab") + b"zz\r\n"), ("c", b"more"), ("u", EMPTY_404))
+    assert [f[0] for f in found] == ["ask", "ask body", "broken", "head", "end"]
+    assert kinds(("c", b"\r\n"), ("c", b"\n")) == []
 
 
 def test_a_monstrous_gap_is_not_walked_through() -> None:

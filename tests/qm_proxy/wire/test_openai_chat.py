@@ -145,6 +145,23 @@ def test_more_of_a_call_that_looked_whole_is_shown_and_not_told_twice() -> None:
     assert names(events) == ["Began", "ToolCall", "ToolArguments", "EmptyRecord", "Finished"]
 
 
+def test_content_in_parts() -> None:
+    parts = ["odd", {"type": "text", "text": "a"}, {"type": "reasoning", "text": "b"}, {"type": "image"}]
+    events = run(OpenAIAnswer(), chunk({"content": "x"}), chunk({"content": parts}), DONE)
+    assert [event.text for event in every(events, TextDelta)] == ["x", "a"]
+    assert only(events, ThinkingDelta).text == "b"
+
+
+def test_what_looks_like_an_object_and_is_none() -> None:
+    events = run(OpenAIAnswer(), chunk(call(0, "c", "f", "{a}")), DONE)
+    assert (only(events, ToolCall).arguments, only(events, ToolCall).whole) == ("{a}", False)
+
+
+def test_a_call_that_never_gets_an_argument() -> None:
+    events = run(OpenAIAnswer(), chunk(call(0, "c", "f", "")), chunk(call(0, "c", None, "")), DONE)
+    assert only(events, ToolCall).arguments == "{}"
+
+
 def test_a_call_that_ends_at_the_length_limit_is_told_as_it_is() -> None:
     events = run(OpenAIAnswer(), chunk(call(0, "c1", "f", '{"a": "b')), chunk(finish="length"), DONE)
     assert only(events, ToolCall).arguments == '{"a": "b'

@@ -94,6 +94,12 @@ def test_calls_without_item_ids_go_by_their_place() -> None:
     assert only(run(ResponsesAnswer(), CREATED, body, COMPLETED), ToolCall).name == "f"
 
 
+def test_a_call_without_any_arguments() -> None:
+    item = {"id": "x", "type": "web_search_call"}
+    events = run(ResponsesAnswer(), CREATED, event("response.output_item.done", item=item), COMPLETED)
+    assert (only(events, ToolCall).name, only(events, ToolCall).arguments) == ("web_search", "{}")
+
+
 def test_an_item_that_is_no_call_and_an_empty_done() -> None:
     body = event("response.output_item.done", item={"type": "message"}) + event("response.output_item.done")
     assert names(run(ResponsesAnswer(), CREATED, body, COMPLETED)) == ["Began", "Usage", "Finished"]

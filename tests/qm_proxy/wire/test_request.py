@@ -325,6 +325,17 @@ def test_responses_items_of_one_turn_are_one_message() -> None:
     assert asked.previous_response_id == "resp_1"
 
 
+def test_reasoning_that_says_nothing_begins_no_second_turn() -> None:
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    asked = responses({"role": "assistant", "content": "x"}, {"type": "reasoning", "summary": []}, call)
+    assert asked.messages == (Message("assistant", "x", calls=(PastCall("a", "f", "{}"),)),)
+
+
+def test_contents_as_bare_texts_and_calls_that_are_none() -> None:
+    asked = chat({"role": "user", "content": ["a", "b"]}, {"role": "assistant", "content": "c", "tool_calls": "odd"})
+    assert asked.messages == (Message("user", "a\nb"), Message("assistant", "c"))
+
+
 def test_responses_with_a_text() -> None:
     assert ask("/v1/responses", {"model": "m", "input": "hi"}).messages == (Message("user", "hi"),)
 
