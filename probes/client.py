@@ -39,12 +39,17 @@ class Client:
     """Asks one upstream. Many asks may run at once; each has its own connection."""
 
     def __init__(self, upstream: str, run: str, *, connect_s: float = 10.0) -> None:
-        parts = urlsplit(upstream if "//" in upstream else f"http://{upstream}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        bare = "//" not in upstream  # as OLLAMA_HOST may be given: a bare host means Ollama's own port
+        parts = urlsplit(f"http://{upstream}" if bare else upstream)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
             raise SettingsError(f"{upstream!r} is no upstream address.", remedy="Write it like http://127.0.0.1:11434.")
         self.upstream = upstream
-        self._host = parts.hostname
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname, parts.hostname)
+        self._port = port or (11434 if bare else 443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._authority = parts.netloc.rpartition("@")[2]
         self._prefix = parts.path.rstrip("/")

@@ -168,7 +168,22 @@ def test_a_server_that_accepts_and_says_garbage_or_nothing() -> None:
     assert all(answer.document is None for answer in answers)
 
 
-@pytest.mark.parametrize("address", ["", "ftp://x", "http://"])
+@pytest.mark.parametrize("address", ["", "ftp://x", "http://", "http://x:port"])
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(SettingsError, match="11434"):
         Client(address, "r")
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port"),
+    [
+        ("127.0.0.1", "127.0.0.1", 11434),
+        ("0.0.0.0:1234", "127.0.0.1", 1234),
+        ("http://box", "box", 80),
+        ("https://box/base", "box", 443),
+        ("[::1]:9", "::1", 9),
+    ],
+)
+def test_every_form_that_ollama_host_takes(given: str, host: str, port: int) -> None:
+    client = Client(given, "r")
+    assert (client._host, client._port) == (host, port)

@@ -1,0 +1,372 @@
+"""The probes as sub-commands of qm-proxy: flags → options → a Result → the asked-for form. `attach(app)` adds them.
+
+Results go to stdout, progress and cost to stderr. Ctrl-C ends a run at once and keeps what was measured (exit 130).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from qm_proxy.errors import SettingsError
+
+if TYPE_CHECKING:
+    from probes.commands import Options, Session
+    from probes.result import Result
+    from probes.runner import Progress
+
+__all__ = ["attach"]
+
+Model = Annotated[str, typer.Argument(help="As `ollama list` names it.")]
+Upstream = Annotated[str | None, typer.Option(help="The Ollama to measure. [dim]$OLLAMA_HOST or :11434[/]", show_default=False)]
+Hardware = Annotated[
+    str | None, typer.Option(help="Its machine, if not this: apple:64GiB, nvidia:24GiB+64GiB, FILE.", show_default=False)
+]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same questions. [dim]random[/]", show_default=False)]
+Quick = Annotated[bool, typer.Option("--quick", help="A minute or so, with wider doubt.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and end.")]
+Compat = Annotated[str | None, typer.Option(help="quantamind: the origin's definitions beside ours.", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for result, rows, report and pictures; resumes there.", show_default=False)
+]
+Form = Annotated[str, typer.Option("--format", help="md, html, json, csv, benchstat, or terminal.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Longest prompt. [dim]32 768, quick 8 192[/]", show_default=False)]
+Window = Annotated[int | None, typer.Option(help="num_ctx of the session. [dim]16 384, quick 4 096[/]", show_default=False)]
+Think = Annotated[bool | None, typer.Option("--think/--no-think", help="For models that can. [dim]on[/]", show_default=False)]
+Budget = Annotated[float | None, typer.Option(help="Minutes of model time, then conclude.", show_default=False)]
+Tiers = Annotated[str | None, typer.Option(help="easy,medium,hard,extreme", show_default=False)]
+K = Annotated[int | None, typer.Option(help="Runs of a tier.", show_default=False)]
+StrictK = Annotated[bool, typer.Option("--strict-k", help="Exactly k runs, all must pass.")]
+AllTiers = Annotated[bool, typer.Option("--all-tiers", help="Go on after a tier that fails.")]
+Both = Annotated[bool, typer.Option("--both", help="Native tools and prompt-JSON, side by side.")]
+Definitions = Annotated[bool, typer.Option("--definitions", help="Append what each number means.")]
+Force = Annotated[bool, typer.Option("--force", help="Compare what does not stand on one ground.")]
+
+_FORMS = ("md", "html", "json", "csv", "benchstat", "terminal")
+
+
+def attach(app: typer.Typer) -> None:
+    """Add inspect, audit, agent, report, compare, gate and selftest."""
+    for command in (inspect, audit, agent, report, compare, gate, selftest):
+        app.command()(command)
+
+
+def inspect(
+    model: Model,
+    upstream: Upstream = None,
+    hardware: Hardware = None,
+    seed: Seed = None,
+    quick: Quick = False,
+    dry_run: DryRun = False,
+    compat: Compat = None,
+    out: Out = None,
+    form: Form = "terminal",
+    window: Window = None,
+    budget: Budget = None,
+    definitions: Definitions = False,
+    as_json: AsJson = False,
+) -> None:
+    """How fast a model is here, and how much memory it takes.
+
+    Example: [bold]qm-proxy inspect qwen3:8b --quick[/]
+    """
+    from probes.commands import inspect_model
+
+    options = _options(model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window)
+    _run("inspect", options, inspect_model, form, as_json, definitions)
+
+
+def audit(
+    model: Model,
+    upstream: Upstream = None,
+    hardware: Hardware = None,
+    seed: Seed = None,
+    quick: Quick = False,
+    deep: Annotated[bool, typer.Option("--deep", help="All question families, up to 96 trials a rung.")] = False,
+    dry_run: DryRun = False,
+    compat: Compat = None,
+    out: Out = None,
+    form: Form = "terminal",
+    max_tokens: MaxTokens = None,
+    think: Think = None,
+    budget: Budget = None,
+    definitions: Definitions = False,
+    as_json: AsJson = False,
+) -> None:
+    """Where a model's context stops working.
+
+    Example: [bold]qm-proxy audit qwen3:8b --quick --max-tokens 16384[/]
+    """
+    from probes.commands import audit_context
+
+    options = _options(
+        model, upstream, hardware, seed, quick, dry_run, compat, out, budget, max_tokens=max_tokens, think=think, deep=deep
+    )
+    _run("audit", options, audit_context, form, as_json, definitions)
+
+
+def agent(
+    model: Model,
+    upstream: Upstream = None,
+    hardware: Hardware = None,
+    seed: Seed = None,
+    quick: Quick = False,
+    dry_run: DryRun = False,
+    compat: Compat = None,
+    out: Out = None,
+    form: Form = "terminal",
+    tiers: Tiers = None,
+    k: K = None,
+    strict_k: StrictK = False,
+    all_tiers: AllTiers = False,
+    both: Both = False,
+    think: Think = None,
+    budget: Budget = None,
+    as_json: AsJson = False,
+) -> None:
+    """Can it finish long work with tools.
+
+    Example: [bold]qm-proxy agent qwen3:8b --tiers easy,medium[/]
+    """
+    from probes.commands import report_agent
+
+    more = {"tiers": tiers, "k": k, "strict_k": strict_k, "all_tiers": all_tiers, "both": both, "think": think}
+    options = _options(model, upstream, hardware, seed, quick, dry_run, compat, out, budget, **more)
+    _run("agent", options, report_agent, form, as_json, False)
+
+
+def report(
+    model: Model,
+    upstream: Upstream = None,
+    hardware: Hardware = None,
+    seed: Seed = None,
+    quick: Quick = False,
+    dry_run: DryRun = False,
+    compat: Compat = None,
+    out: Out = None,
+    form: Form = "md",
+    window: Window = None,
+    max_tokens: MaxTokens = None,
+    tiers: Tiers = None,
+    k: K = None,
+    strict_k: StrictK = False,
+    all_tiers: AllTiers = False,
+    both: Both = False,
+    think: Think = None,
+    budget: Budget = None,
+    definitions: Definitions = False,
+    as_json: AsJson = False,
+) -> None:
+    """All three probes and one verdict, ready to publish.
+
+    Example: [bold]qm-proxy report qwen3:8b --quick --out report/[/]
+    """
+    from probes.commands import report_model
+
+    more = {"tiers": tiers, "k": k, "strict_k": strict_k, "all_tiers": all_tiers, "both": both, "think": think}
+    options = _options(
+        model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window, max_tokens=max_tokens, **more
+    )
+    _run("report", options, report_model, form, as_json, definitions)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A result file, a run's folder or id, or a model.")],
+    b: Annotated[str, typer.Argument(help="The same.")],
+    upstream: Upstream = None,
+    hardware: Hardware = None,
+    seed: Seed = None,
+    quick: Quick = False,
+    max_tokens: MaxTokens = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Is B really different from A? Two models are measured A B B A, on the same questions. Exit 1: B is worse.
+
+    Example: [bold]qm-proxy compare north:mxfp8 north:mxfp4 --quick[/]
+    """
+    from probes.abba import compare_targets
+
+    options = _options("", upstream, hardware, seed, quick, False, None, None, None, max_tokens=max_tokens)
+    made = asyncio.run(compare_targets(a, b, options, force=force))
+    if as_json:
+        print(made.model_dump_json(by_alias=True, exclude_none=True))
+    else:
+        print(made.sentence, *(f"  {metric.words}" for metric in made.metrics), sep="\n")
+        if made.cliffs:
+            print(f"  A: {made.cliffs['a']}\n  B: {made.cliffs['b']}\n  {made.cliffs['words']}")
+        for warning in made.warnings:
+            print(f"  ! {warning}")
+    raise typer.Exit(made.exit_code)
+
+
+def gate(
+    result: Annotated[Path, typer.Argument(help="result.json, or the folder that holds it.")],
+    rules: Annotated[Path, typer.Option(help="TOML file of demands.")],
+    baseline: Annotated[Path | None, typer.Option(help="An earlier result, for no_worse_than.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pass or fail for CI. Exit 0 pass, 1 broken with confidence, 2 wrong rules, 3 undecided, 4 invalid, 5 infrastructure.
+
+    Example: [bold]qm-proxy gate report/ --rules gate.toml[/]
+    """
+    from probes.gate import gate as judge
+    from probes.gate import load_rules
+
+    judged = judge(_read(result), load_rules(rules), _read(baseline) if baseline is not None else None)
+    if as_json:
+        print(judged.model_dump_json())
+    else:
+        print(judged.sentence, *(f"  {one.state:12} {one.words}" for one in judged.judged), sep="\n")
+    raise typer.Exit(judged.exit_code)
+
+
+def selftest(
+    seed: Annotated[int, typer.Option(help="Draws the random persona.")] = 1,
+    full: Annotated[bool, typer.Option("--full", help="5 000 simulated audits for the error rates.")] = False,
+    personas: Annotated[Path | None, typer.Option(help="Also measure the personas of this file.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The instrument against known truth: planted beside found. Two minutes; exit 1 when one is out of tolerance.
+
+    Example: [bold]qm-proxy selftest --seed 7[/]
+    """
+    from probes.selftest import selftest as run
+
+    made = asyncio.run(run(seed=seed, full=full, personas=personas, on_check=lambda text: print(f"… {text}", file=sys.stderr)))
+    if as_json:
+        print(json.dumps(made.as_json(), ensure_ascii=False))
+    else:
+        for check in made.checks:
+            mark = "ok " if check.within else "OUT"
+            print(f"{mark} {check.name}: planted {_plain(check.planted)}, found {_plain(check.found)} {check.unit}".rstrip())
+        within = sum(check.within for check in made.checks)
+        print(f"{within} of {len(made.checks)} within tolerance, {made.seconds:.0f} s")
+    raise typer.Exit(made.exit_code)
+
+
+def _plain(value: float | str | None) -> str:
+    return "nothing" if value is None else value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _options(
+    model: str,
+    upstream: str | None,
+    hardware: str | None,
+    seed: int | None,
+    quick: bool,
+    dry_run: bool,
+    compat: str | None,
+    out: Path | None,
+    budget: float | None,
+    **more: Any,
+) -> Options:
+    from probes.commands import Options
+
+    if compat not in (None, "quantamind"):
+        raise SettingsError(f"There is no compatibility with {compat!r}.", remedy="There is: --compat quantamind.")
+    return Options(
+        model,
+        upstream or os.environ.get("QM_UPSTREAM") or os.environ.get("OLLAMA_HOST") or "http://127.0.0.1:11434",
+        hardware=hardware,
+        seed=seed,
+        quick=quick,
+        dry_run=dry_run,
+        compat="quantamind" if compat else None,
+        out=out,
+        budget_s=budget * 60 if budget is not None else None,
+        argv=sys.argv[1:],
+        **more,
+    )
+
+
+Kind = Literal["inspect", "audit", "agent", "report"]
+Command = Callable[["Options", "Session"], Awaitable["Result"]]
+
+
+def _run(kind: Kind, options: Options, command: Command, form: str, as_json: bool, definitions: bool) -> None:
+    from probes.commands import Session
+
+    if form not in _FORMS:
+        raise SettingsError(f"There is no format {form!r}.", remedy=f"There are: {', '.join(_FORMS)}.")
+    shown = _Shown()
+    options.on_progress = shown.see
+
+    async def main() -> tuple[Result, Session]:
+        session = Session(kind, options)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, session.stop)
+        return await command(options, session), session
+
+    try:
+        result, session = asyncio.run(main())
+    finally:
+        shown.end()
+    if options.dry_run:
+        lines = session.estimate.lines if session.estimate is not None else []
+        print(json.dumps(result.run.cost) if as_json else "\n".join(lines))
+        raise typer.Exit(0)
+    _print(result, "json" if as_json else form, definitions, options.out)
+    raise typer.Exit(result.run.exit_code)
+
+
+def _print(result: Result, form: str, definitions: bool, out: Path | None) -> None:
+    from probes.report import render, save, terminal
+
+    if out is not None:
+        for path in save(result, out):
+            print(f"wrote {path}", file=sys.stderr)
+        if form == "md":
+            return
+    if form == "terminal":
+        from rich.console import Console
+
+        Console().print(terminal(result))
+    else:
+        sys.stdout.write(render(result, form, definitions=definitions))  # type: ignore[arg-type]  # checked against _FORMS
+
+
+class _Shown:
+    """Progress on stderr: one line that is rewritten on a terminal, else only the cost lines."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        self._written = False
+
+    def see(self, progress: Progress) -> None:
+        if not self._live:
+            if progress.steps == 0 and "requests" in progress.text:
+                print(progress.text, file=sys.stderr, flush=True)
+            return
+        left = f", {progress.eta_s:.0f} s left" if progress.eta_s is not None else ""
+        share = f" {progress.step}/{progress.steps}" if progress.steps else ""
+        sys.stderr.write(f"\r\033[K{progress.text}{share} ({progress.elapsed_s:.0f} s{left})")
+        sys.stderr.flush()
+        self._written = True
+
+    def end(self) -> None:
+        if self._written:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def _read(path: Path) -> Result:
+    from probes.result import Result
+
+    file = path / "result.json" if path.is_dir() else path
+    try:
+        return Result.from_json(file.read_bytes())
+    except OSError as cause:
+        raise SettingsError(f"{file} cannot be read: {cause.strerror}.") from cause
+    except ValueError as cause:
+        raise SettingsError(f"{file} is no qm-probes/1 result: {cause}.") from cause
