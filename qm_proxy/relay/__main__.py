@@ -1,11 +1,11 @@
-"""`python -m qm_proxy.relay CONFIG_JSON`: one relay process. Started by the supervisor; see `serve.Config` for the JSON."""
+"""`python -m qm_proxy.relay CONFIG_JSON`: one relay process. Started by the supervisor; see `process.Config` for the JSON."""
 
 from __future__ import annotations
 
 import sys
 
 from qm_proxy.errors import QmError
-from qm_proxy.relay.serve import Config, run
+from qm_proxy.relay.process import Config, run
 
 
 def main(arguments: list[str]) -> int:

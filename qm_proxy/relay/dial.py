@@ -115,7 +115,7 @@ class Dial:
                 self._succeed(sock, address, failure != 0)
                 return
             if failure:
-                self._refused(sock, os.strerror(failure))
+                self._refused(sock, _spoken(os.strerror(failure)))
                 self._shared.readiness.later(self.start)
 
     def failed(self) -> None:
@@ -149,13 +149,13 @@ class Dial:
                 self._shared.readiness.watch(sock.fileno(), self, WRITE)
                 return True
         if result and result not in _STOOD:
-            self._refused(sock, os.strerror(result))
+            self._refused(sock, _spoken(os.strerror(result)))
             return False
         self._succeed(sock, address, result != 0)
         return True
 
     def _refused(self, sock: socket.socket, reason: str) -> None:
-        self._reason = reason[:1].lower() + reason[1:]
+        self._reason = reason
         self._pending.pop(sock, None)
         close(self._shared, sock)
 
@@ -195,7 +195,12 @@ async def _look_up(host: str, port: int) -> Sequence[tuple[int, int, int, str, t
 
 
 def _in_words(failure: OSError) -> str:
-    return str(failure.strerror or failure)
+    return _spoken(str(failure.strerror or failure))
+
+
+def _spoken(reason: str) -> str:
+    """As it stands within a sentence."""
+    return reason[:1].lower() + reason[1:]
 
 
 def _stands(sock: socket.socket) -> bool:

@@ -1,39 +1,21 @@
-"""A relay's process: listening, hand-over, drain, and the one case in which we speak.
-
-The supervisor starts it with a JSON configuration (`Config.from_json`), speaks to it in JSON lines over a socket, and is told
-in JSON lines:
-
-    → {"drain": true}       accept nothing more; end when the last connection has ended, however long that takes
-    → {"stop": grace_s}     the same, but what is left after the grace is ended by us
-    → {"end": [number, …]}  end these connections gently (FIN): the observer knows that nothing is under way on them
-    → {"report": true}      flush the pipe and say the STATS
-    ← {"stats": {…}}
-    ← {"ready": true, "listening": ["127.0.0.1:11436", …]}      it accepts
-    ← {"drained": true}     the last connection is gone; it exits
-
-If that socket closes (the supervisor was killed) the relay drains by itself: streams outlive everybody.
-"""
+"""All that one relay does: accept, join, drain; and the one case in which we speak."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import gc
-import importlib
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from qm_proxy.errors import SettingsError
-from qm_proxy.relay.addresses import BACKLOG, Upstream, bind, name_of
+from qm_proxy.relay.addresses import BACKLOG
+from qm_proxy.relay.control import Control
 from qm_proxy.relay.dial import Dial, Target
 from qm_proxy.relay.farewell import Refusal
 from qm_proxy.relay.guard import GuardedSplice, Orders
@@ -42,7 +24,7 @@ from qm_proxy.relay.readiness import GONE, READ, Readiness
 from qm_proxy.relay.splice import Shared, Splice, close
 from qm_proxy.relay.tap import Tap
 
-__all__ = ["Config", "Relay", "Reply", "new_loop", "plain_reply", "run"]
+__all__ = ["Relay", "Reply", "plain_reply"]
 
 Reply: TypeAlias = Callable[[bytes, str, str], bytes]
 """(request head, upstream URL, reason) → the whole HTTP response of a proxy whose upstream cannot be reached."""
@@ -51,43 +33,8 @@ _STATS_S = 1.0
 _ACCEPT_AT_ONCE = 64
 _ACCEPT_AGAIN_S = 0.1  # after the machine refused us a descriptor
 _LAST_RECORDS_S = 2.0
-_PIPE_BUFFER_BYTES = 4 * 1024 * 1024
-_CONTROL_BYTES = 1024 * 1024
 _KEEPALIVE_S = 15  # what Ollama's own listener (Go's net.ListenConfig) sets: a vanished client is noticed as directly
 _KEEPALIVE_PROBES = 9
-
-
-@dataclass(slots=True)
-class Config:
-    """What a relay is told at its start. Descriptors are inherited."""
-
-    upstream: Upstream
-    relay: int = 0
-    listen_fds: list[int] = field(default_factory=list)
-    listen: list[str] = field(default_factory=list)  # addresses to bind itself, beside the inherited sockets
-    pipe_fd: int | None = None
-    control_fd: int | None = None
-    guard: bool = False
-    reply: str | None = None  # "module:function" of a Reply; None: `plain_reply`
-    loop: str | None = None  # "uvloop" or "asyncio"; None: uvloop where it is installed
-
-    @classmethod
-    def from_json(cls, text: str) -> Config:
-        """Raises SettingsError."""
-        try:
-            given = json.loads(text)
-            upstream = Upstream(**given.pop("upstream"))
-            return cls(upstream=upstream, **given)
-        except (ValueError, TypeError, KeyError, AttributeError) as failure:
-            raise SettingsError(f"The relay's configuration cannot be read: {failure!r}.") from failure
-
-    def to_json(self) -> str:
-        upstream = self.upstream
-        where: dict[str, object] = (
-            {"host": upstream.host, "port": upstream.port} if upstream.unix is None else {"unix": upstream.unix}
-        )
-        names = ("relay", "listen_fds", "listen", "pipe_fd", "control_fd", "guard", "reply", "loop")
-        return json.dumps({"upstream": where, **{name: getattr(self, name) for name in names}})
 
 
 def plain_reply(head: bytes, upstream_url: str, reason: str) -> bytes:
@@ -353,134 +300,6 @@ class Arrival:
         self._dial.cancel()
         close(self._relay.shared, self._sock)
         self._relay.shared.over(self._number, kind)
-
-
-class Control:
-    """The supervisor's orders and our answers, JSON lines."""
-
-    def __init__(self, relay: Relay, sock: socket.socket) -> None:
-        self._relay = relay
-        self._sock = sock
-        self._text = bytearray()
-        sock.setblocking(False)
-        relay.shared.readiness.watch(sock.fileno(), self, READ)
-
-    def say(self, message: dict[str, object]) -> None:
-        with contextlib.suppress(OSError):  # a supervisor that died; a few lines always fit the kernel's buffer
-            self._sock.send(json.dumps(message).encode() + b"\n")
-
-    def ready(self, events: int) -> None:
-        try:
-            data = self._sock.recv(65536)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.close()
-            self._relay.drain()
-            return
-        self._text += data
-        *lines, rest = bytes(self._text).split(b"\n")
-        self._text[:] = rest[:_CONTROL_BYTES]
-        for line in lines:
-            self._follow(line)
-
-    def failed(self) -> None: ...
-
-    def close(self) -> None:
-        close(self._relay.shared, self._sock)
-
-    def _follow(self, line: bytes) -> None:
-        try:
-            order = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(order, dict):
-            return
-        match order:
-            case {"stop": int() | float() as grace_s}:
-                self._relay.stop(grace_s)
-            case {"drain": True}:
-                self._relay.drain()
-            case {"report": True}:
-                self._relay.report()
-            case {"end": [*numbers]}:
-                self._relay.end([number for number in numbers if isinstance(number, int)])
-
-
-def run(config: Config) -> int:
-    """The life of a relay process. Returns its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C reaches the whole group; the supervisor speaks
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _raise_descriptor_limit()
-    reply = _load(config.reply) if config.reply else plain_reply
-    listeners = [socket.socket(fileno=fd) for fd in config.listen_fds]
-    for address in config.listen:
-        listeners += bind(address)
-    pipe = None if config.pipe_fd is None else socket.socket(fileno=config.pipe_fd)
-    control = None if config.control_fd is None else socket.socket(fileno=config.control_fd)
-    loop = new_loop(config.loop)
-    try:
-        loop.run_until_complete(_live(config, listeners, pipe, control, reply))
-    finally:
-        loop.close()
-    return 0
-
-
-async def _live(
-    config: Config, listeners: list[socket.socket], pipe: socket.socket | None, control: socket.socket | None, reply: Reply
-) -> None:
-    target = Target(config.upstream)
-    await target.resolve()  # a failure shows in the answers, and is tried again with each connection
-    if pipe is not None:
-        pipe.setblocking(False)
-        with contextlib.suppress(OSError):
-            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BUFFER_BYTES)
-    relay = Relay(target, listeners, pipe=pipe, control=control, relay=config.relay, guard=config.guard, reply=reply)
-    ready = {"ready": True, "listening": [name_of(listener) for listener in listeners]}
-    gc.collect()
-    gc.freeze()
-    if control is None:
-        print(json.dumps(ready), flush=True)
-    relay.say(ready)
-    await relay.closed.wait()
-    await relay.finish()
-
-
-def new_loop(name: str | None) -> asyncio.AbstractEventLoop:
-    """uvloop where it is installed and not told otherwise."""
-    if name != "asyncio":
-        try:
-            uvloop = importlib.import_module("uvloop")
-        except ImportError:
-            if name == "uvloop":
-                raise SettingsError(
-                    "uvloop was asked for and is not installed.", remedy="Install it, or leave the choice open."
-                ) from None
-        else:
-            made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-            return made
-    return asyncio.new_event_loop()
-
-
-def _load(name: str) -> Reply:
-    module, _, function = name.partition(":")
-    try:
-        reply: Reply = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as failure:
-        raise SettingsError(f"The relay cannot load {name!r}: {failure}.") from failure
-    return reply
-
-
-def _raise_descriptor_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limit in (hard, 65536, 10240):  # macOS says "unlimited" and takes at most kern.maxfilesperproc
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-        except (ValueError, OSError):
-            continue
-        return
 
 
 def _as_ollama_would(client: socket.socket) -> None:

@@ -139,11 +139,11 @@ class Tap:
     def _lose_pipe(self) -> None:
         self._lost = True  # the socket is closed with the tap: the guard may still be watching it
         for batch in self._queue:
-            self._count_drop(batch.obj[HEADER_BYTES:])  # the whole batch, also where a part of it was sent
+            self._count_drop(memoryview(batch.obj)[HEADER_BYTES:])  # the whole batch, also where a part of it was sent
         self._queue.clear()
         self.pending_bytes = 0
 
-    def _count_drop(self, payload: bytes | bytearray) -> None:
+    def _count_drop(self, payload: bytearray | memoryview) -> None:
         self.dropped_batches += 1
         self.dropped_bytes += len(payload)
         offset = 0

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from qm_proxy.relay.addresses import Upstream
 from qm_proxy.relay.pipe import Kind, Reader
-from qm_proxy.relay.serve import Config
+from qm_proxy.relay.process import Config
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 10.0  # what has not come by then never comes: the case fails

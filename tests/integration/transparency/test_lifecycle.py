@@ -16,7 +16,7 @@ import pytest
 
 from qm_proxy.relay.addresses import Upstream, bind
 from qm_proxy.relay.pipe import Kind, Reader
-from qm_proxy.relay.serve import Config
+from qm_proxy.relay.process import Config
 from tests.integration.transparency.cases import ANSWER, OK, RECORD, STREAM_HEAD, chunk, get, post
 from tests.integration.transparency.conftest import Lab
 from tests.integration.transparency.rig import ROOT, RelayProcess, Side, Wire, as_upstream, connect, listen, pattern

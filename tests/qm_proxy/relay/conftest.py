@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from qm_proxy.relay.pipe import Kind, Reader
+from qm_proxy.relay.process import new_loop
 from qm_proxy.relay.readiness import Readiness
-from qm_proxy.relay.serve import new_loop
 from qm_proxy.relay.splice import Shared
 from qm_proxy.relay.tap import Tap
 
