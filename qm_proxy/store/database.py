@@ -174,6 +174,7 @@ def open_for_reading(place: Place) -> sqlite3.Connection:
         connection.execute("pragma cache_size = -16384")
         connection.execute("pragma mmap_size = 268435456")
         application = connection.execute("pragma application_id").fetchone()[0]
+        empty = not application and not connection.execute("select count(*) from sqlite_master").fetchone()[0]
     except sqlite3.Error as exc:
         if connection is not None:
             connection.close()
@@ -181,6 +182,8 @@ def open_for_reading(place: Place) -> sqlite3.Connection:
         raise StoreError(failure.message, remedy=failure.remedy, path=str(place)) from exc
     if application != APPLICATION_ID:
         connection.close()
+        if empty:
+            raise StoreError(f"The database {place} is only just being made.", remedy="Try again.", empty=True)
         raise StoreError(f"{place} is not a database of qm-proxy.", remedy="Name another file with --db.", path=str(place))
     register(connection)
     return connection

@@ -10,6 +10,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -71,9 +72,12 @@ _RUN_FIELDS = _fields("id kind model state step steps message summary started_at
 _NULLABLE_SUMS = ("input_tokens", "output_tokens", "lost_s")
 
 
-def _insert(table: str, fields: Iterable[str], conflict: str = "", *, machine: bool = False) -> str:
+def _insert(
+    table: str, fields: Iterable[str], conflict: str = "", *, machine: bool = False, instead: Mapping[str, str] | None = None
+) -> str:
+    """`instead`: for a field, the expression that takes its place; one `?` each."""
     names = list(fields)
-    values = ["?"] * len(names)
+    values = [(instead or {}).get(name, "?") for name in names]
     if machine:
         names.append("machine_id")
         values.append("(select value from meta where key = 'machine')")
@@ -102,7 +106,8 @@ STATEMENTS: dict[str, str] = {
         "sessions",
         _SESSION_FIELDS,
         "on conflict(id) do update set client_session = coalesce(client_session, excluded.client_session), "
-        "last_at = max(last_at, excluded.last_at), turns = max(turns, excluded.turns), "
+        "started_at = min(started_at, excluded.started_at), last_at = max(last_at, excluded.last_at), "
+        "turns = max(turns, excluded.turns), "
         "trajectories = max(trajectories, excluded.trajectories), " + ", ".join(_plus(name) for name in _SESSION_SUMS),
         machine=True,
     ),
@@ -120,7 +125,14 @@ STATEMENTS: dict[str, str] = {
     "turnaround": "update tool_calls set turnaround_s = ?, result_exchange_id = ?, result_is_error = ? "
     "where exchange_id = ? and position = ?",
     "content": "insert or replace into contents values (?, ?, ?, ?, ?, ?)",
-    "finding": _insert("findings", _FINDING_FIELDS, _overwrite("id", _FINDING_FIELDS), machine=True),
+    # a finding about no exchange may name a session of which nothing is stored yet
+    "finding": _insert(
+        "findings",
+        _FINDING_FIELDS,
+        _overwrite("id", _FINDING_FIELDS),
+        machine=True,
+        instead={"session_id": "(select id from sessions where id = ?)"},
+    ),
     "run": _insert("runs", _RUN_FIELDS, _overwrite("id", _RUN_FIELDS), machine=True),
 }
 """Every write there is, by name."""
@@ -185,7 +197,7 @@ def finding_row(finding: Finding, model: str | None, client: str | None, found_a
         evidence["excerpt"] = excerpt[:EXCERPT_CHARACTERS]
     values: dict[str, Any] = {name: getattr(finding, name, None) for name in _FINDING_FIELDS}
     values |= {"found_at": found_at, "model": model, "client": client}
-    values["evidence"] = json.dumps(evidence, separators=(",", ":"), default=str)
+    values["evidence"] = _json(evidence)
     return Row("finding", _values(values, _FINDING_FIELDS))
 
 
@@ -194,7 +206,7 @@ def run_row(run: Mapping[str, Any]) -> Row:
     values = {name: run.get(name) for name in _RUN_FIELDS}
     for name in ("settings", "result"):
         if values[name] is not None and not isinstance(values[name], str):
-            values[name] = json.dumps(values[name], separators=(",", ":"), default=str)
+            values[name] = _json(values[name])
     return Row("run", _values(values, _RUN_FIELDS))
 
 
@@ -295,6 +307,22 @@ def _values(values: Mapping[str, Any], fields: list[str]) -> tuple[Value, ...]:
     return tuple(_value(values[name]) for name in fields)
 
 
+def _json(value: Any) -> str:
+    """Strict JSON: what is no number there (NaN, infinity) is null."""
+    try:
+        return json.dumps(value, separators=(",", ":"), default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":"), default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _value(value: Any) -> Value:
     if isinstance(value, str):
         return _text(value)
@@ -302,7 +330,9 @@ def _value(value: Any) -> Value:
         return int(value)
     if isinstance(value, int):
         return value if -(1 << 63) <= value < 1 << 63 else None
-    if value is None or isinstance(value, float | bytes):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bytes):
         return value
     return str(value)
 

@@ -1,4 +1,4 @@
-"""The named questions, answered from the database. Read-only connections, one per thread; any process may ask.
+"""The named questions, answered from the database. Read-only; any thread and any process may ask.
 
 Rules that hold here:
 
@@ -10,6 +10,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -22,7 +23,7 @@ from qm_proxy.errors import StoreError
 from qm_proxy.ids import unix_ms_of
 from qm_proxy.measure.series import coalesced, unpack, written
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
-from qm_proxy.store.database import Place, open_for_reading
+from qm_proxy.store.database import Place, failure_of, open_for_reading
 from qm_proxy.store.queries import MAX_LIMIT, Json
 from qm_proxy.store.retention import floor_id, sizes
 from qm_proxy.store.shapes import (
@@ -50,16 +51,18 @@ class Stored:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._local = threading.local()
+        self._pool: list[tuple[tuple[int, int] | None, sqlite3.Connection]] = []
+        self._lock = threading.Lock()
 
     # --- exchanges ----------------------------------------------------------------------------------------------------
 
     def status(self) -> Json:
-        connection = self._connection()
-        if connection is None:
-            return {"exchanges": 0, "in_flight": 0, "findings": 0, "bytes": 0, "forgotten": 0}
-        count = {table: connection.execute(f"select count(*) from {table}").fetchone()[0] for table in ("exchanges", "findings")}
-        return {**count, "in_flight": 0, "bytes": sizes(connection).file, "forgotten": 0}
+        with self._reading() as connection:
+            if connection is None:
+                return {"exchanges": 0, "in_flight": 0, "findings": 0, "bytes": 0, "forgotten": 0}
+            tables = ("exchanges", "findings")
+            count = {table: connection.execute(f"select count(*) from {table}").fetchone()[0] for table in tables}
+            return {**count, "in_flight": 0, "bytes": sizes(connection).file, "forgotten": 0}
 
     def exchanges(
         self,
@@ -78,102 +81,108 @@ class Stored:
         if since is not None:
             where.append("e.started_at >= ?")
             values.append(iso(unix_ns_of_iso(since)))
-        connection = self._connection()
-        if connection is None:
-            return _page([], limit)
-        for column, value in (("e.session_id", session), ("e.client", client)):
-            if value is not None:
-                where.append(f"{column} = ?")
-                values.append(value)
-        source = "exchanges e"
-        if finding is not None:
-            kinds = self._kinds(connection, finding)
-            marks = ", ".join("?" * len(kinds))
-            few = f"select count(*) from (select 1 from findings where kind in ({marks}) limit {_DRIVEN})"
-            if connection.execute(few, kinds).fetchone()[0] < _DRIVEN:
-                source = f"(select distinct exchange_id from findings where kind in ({marks})) f cross join exchanges e"
-                where.append("e.id = f.exchange_id")
-                values = [*kinds, *values]
-            else:
-                where.append(f"exists (select 1 from findings f where f.exchange_id = e.id and f.kind in ({marks}))")
-                values += kinds
-        rows: list[Sequence[Any]] = []
-        for name in [None] if model is None else self._names(connection, model):
-            which = [*where, "e.model = ?"] if name is not None else where
-            sql = f"select {EXCHANGE_COLUMNS} from {source} where {' and '.join(which)} order by e.id desc limit {limit + 1}"
-            rows += connection.execute(sql, [*values, name] if name is not None else values)
-        rows.sort(key=lambda row: str(row[0]), reverse=True)
-        return _page(self._exchange_items(connection, rows[: limit + 1]), limit)
+        with self._reading() as connection:
+            if connection is None:
+                return _page([], limit)
+            for column, value in (("e.session_id", session), ("e.client", client)):
+                if value is not None:
+                    where.append(f"{column} = ?")
+                    values.append(value)
+            source = "exchanges e"
+            if finding is not None:
+                kinds = self._kinds(connection, finding)
+                marks = ", ".join("?" * len(kinds))
+                few = f"select count(*) from (select 1 from findings where kind in ({marks}) limit {_DRIVEN})"
+                if connection.execute(few, kinds).fetchone()[0] < _DRIVEN:
+                    source = f"(select distinct exchange_id from findings where kind in ({marks})) f cross join exchanges e"
+                    where.append("e.id = f.exchange_id")
+                    values = [*kinds, *values]
+                else:
+                    where.append(f"exists (select 1 from findings f where f.exchange_id = e.id and f.kind in ({marks}))")
+                    values += kinds
+            rows: list[Sequence[Any]] = []
+            for name in [None] if model is None else self._names(connection, model):
+                which = [*where, "e.model = ?"] if name is not None else where
+                sql = f"select {EXCHANGE_COLUMNS} from {source} where {' and '.join(which)} order by e.id desc limit {limit + 1}"
+                rows += connection.execute(sql, [*values, name] if name is not None else values)
+            rows.sort(key=lambda row: str(row[0]), reverse=True)
+            return _page(self._exchange_items(connection, rows[: limit + 1]), limit)
 
     def exchange(self, exchange_id: str) -> Json | None:
         """One exchange, with its place in its session and captured content if there is any."""
-        connection = self._connection()
-        if connection is None:
-            return None
-        sql = f"select {EXCHANGE_COLUMNS} from exchanges e where e.id = ? and e.ending is not null"
-        items = self._exchange_items(connection, connection.execute(sql, (exchange_id,)).fetchall())
-        if not items:
-            return None
-        item = items[0]
-        place = connection.execute(f"select {TURN_COLUMNS} from turns t where t.exchange_id = ?", (exchange_id,)).fetchone()
-        item["place"] = None if place is None else place_json(place)
-        content = connection.execute(
-            "select request, answer, thinking, redactions, cut_bytes from contents where exchange_id = ?", (exchange_id,)
-        ).fetchone()
-        if content is not None:
-            names = ("captured_request", "captured_answer", "captured_thinking", "redactions", "cut_bytes")
-            item |= dict(zip(names, content, strict=True))
-        return item
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            sql = f"select {EXCHANGE_COLUMNS} from exchanges e where e.id = ? and e.ending is not null"
+            items = self._exchange_items(connection, connection.execute(sql, (exchange_id,)).fetchall())
+            if not items:
+                return None
+            item = items[0]
+            place = connection.execute(f"select {TURN_COLUMNS} from turns t where t.exchange_id = ?", (exchange_id,)).fetchone()
+            item["place"] = None if place is None else place_json(place)
+            content = connection.execute(
+                "select request, answer, thinking, redactions, cut_bytes from contents where exchange_id = ?", (exchange_id,)
+            ).fetchone()
+            if content is not None:
+                names = ("captured_request", "captured_answer", "captured_thinking", "redactions", "cut_bytes")
+                item |= dict(zip(names, content, strict=True))
+            return item
 
     def chunks(self, exchange_id: str) -> Json | None:
-        connection = self._connection()
-        row = None
-        if connection is not None:
-            row = connection.execute(
-                "select start_unix_ns, resolution_ns, arrival, written, kinds, suspended from chunks where exchange_id = ?",
-                (exchange_id,),
-            ).fetchone()
-        if row is None:
-            return None
-        start, resolution, arrival, lags, kinds, suspended = row
-        return {
-            "format": 1,
-            "start_unix_ns": start,
-            "resolution_ns": resolution,
-            "arrival_ns": unpack(arrival),
-            "written_ns": None if lags is None else written(arrival, lags),
-            "kinds": json.loads(kinds),
-            "coalesced": list(coalesced(arrival)),
-            "suspended": json.loads(suspended) if suspended else [],
-        }
+        with self._reading() as connection:
+            row = None
+            if connection is not None:
+                row = connection.execute(
+                    "select start_unix_ns, resolution_ns, arrival, written, kinds, suspended from chunks where exchange_id = ?",
+                    (exchange_id,),
+                ).fetchone()
+            if row is None:
+                return None
+            start, resolution, arrival, lags, kinds, suspended = row
+            try:
+                arrivals, taken = unpack(arrival), None if lags is None else written(arrival, lags)
+            except ValueError:
+                return None  # of a later version, or damaged
+            return {
+                "format": 1,
+                "start_unix_ns": start,
+                "resolution_ns": resolution,
+                "arrival_ns": arrivals,
+                "written_ns": taken,
+                "kinds": json.loads(kinds),
+                "coalesced": list(coalesced(arrival)),
+                "suspended": json.loads(suspended) if suspended else [],
+            }
 
     def export(self, *, since: str | None = None, chunks: bool = False) -> Iterator[Json]:
         """Every closed exchange, oldest first, one at a time; with `chunks`, each with its series."""
-        connection = self._connection()
-        after = "" if since is None else floor_id(unix_ns_of_iso(since) / 1e9)
-        while connection is not None:
-            sql = f"select {EXCHANGE_COLUMNS} from exchanges e where e.id > ? and e.ending is not null order by e.id limit 200"
-            items = self._exchange_items(connection, connection.execute(sql, (after,)).fetchall())
-            for item in items:
-                yield item | {"series": self.chunks(item["id"])} if chunks else item
-            if not items:
-                return
-            after = items[-1]["id"]
+        with self._reading() as connection:
+            after = "" if since is None else floor_id(unix_ns_of_iso(since) / 1e9)
+            while connection is not None:
+                where = "e.id > ? and e.ending is not null order by e.id limit 200"
+                sql = f"select {EXCHANGE_COLUMNS} from exchanges e where {where}"
+                items = self._exchange_items(connection, connection.execute(sql, (after,)).fetchall())
+                for item in items:
+                    yield item | {"series": self.chunks(item["id"])} if chunks else item
+                if not items:
+                    return
+                after = items[-1]["id"]
 
     # --- findings -----------------------------------------------------------------------------------------------------
 
     def findings(self, *, limit: int = 50, cursor: str | None = None, kind: str | None = None, since: str | None = None) -> Json:
         where, values = _bounds("id", limit, cursor, since)
-        connection = self._connection()
-        if connection is None:
-            return _page([], limit)
-        rows: list[Sequence[Any]] = []
-        for one in [None] if kind is None else self._kinds(connection, kind):
-            which = [*where, "kind = ?"] if one is not None else where
-            sql = f"select {FINDING_COLUMNS} from findings where {' and '.join(which) or '1'} order by id desc limit {limit + 1}"
-            rows += connection.execute(sql, [*values, one] if one is not None else values)
-        rows.sort(key=lambda row: str(row[0]), reverse=True)
-        return _page([finding_json(row) for row in rows[: limit + 1]], limit)
+        with self._reading() as connection:
+            if connection is None:
+                return _page([], limit)
+            rows: list[Sequence[Any]] = []
+            for one in [None] if kind is None else self._kinds(connection, kind):
+                which = [*where, "kind = ?"] if one is not None else where
+                order = f"order by id desc limit {limit + 1}"
+                sql = f"select {FINDING_COLUMNS} from findings where {' and '.join(which) or '1'} {order}"
+                rows += connection.execute(sql, [*values, one] if one is not None else values)
+            rows.sort(key=lambda row: str(row[0]), reverse=True)
+            return _page([finding_json(row) for row in rows[: limit + 1]], limit)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
@@ -199,76 +208,75 @@ class Stored:
         if since is not None:
             where.append("s.last_at >= ?")
             values.append(iso(unix_ns_of_iso(since)))
-        connection = self._connection()
-        if connection is None:
-            return _page([], limit)
-        if client is not None:
-            where.append("s.client = ?")
-            values.append(client)
-        if model is not None:
-            names = self._names(connection, model)
-            marks = ", ".join("?" * len(names))
-            where.append(f"exists (select 1 from session_models m where m.session_id = s.id and m.model in ({marks}))")
-            values += names
-        if finding is not None:
-            kinds = self._kinds(connection, finding)
-            marks = ", ".join("?" * len(kinds))
-            where.append(f"exists (select 1 from findings f where f.session_id = s.id and f.kind in ({marks}))")
-            values += kinds
-        sql = (
-            f"select s.* from sessions s where {' and '.join(where) or '1'} order by s.last_at desc, s.id desc limit {limit + 1}"
-        )
-        items = self._session_items(connection, connection.execute(sql, values))
-        page = _page(items, limit)
-        if page["next_cursor"] is not None:
-            last = page["items"][-1]
-            page["next_cursor"] = f"{last['last_at']}|{last['id']}"
-        return page
+        with self._reading() as connection:
+            if connection is None:
+                return _page([], limit)
+            if client is not None:
+                where.append("s.client = ?")
+                values.append(client)
+            if model is not None:
+                names = self._names(connection, model)
+                marks = ", ".join("?" * len(names))
+                where.append(f"exists (select 1 from session_models m where m.session_id = s.id and m.model in ({marks}))")
+                values += names
+            if finding is not None:
+                kinds = self._kinds(connection, finding)
+                marks = ", ".join("?" * len(kinds))
+                where.append(f"exists (select 1 from findings f where f.session_id = s.id and f.kind in ({marks}))")
+                values += kinds
+            order = f"order by s.last_at desc, s.id desc limit {limit + 1}"
+            sql = f"select s.* from sessions s where {' and '.join(where) or '1'} {order}"
+            items = self._session_items(connection, connection.execute(sql, values))
+            page = _page(items, limit)
+            if page["next_cursor"] is not None:
+                last = page["items"][-1]
+                page["next_cursor"] = f"{last['last_at']}|{last['id']}"
+            return page
 
     def session(self, session_id: str, *, limit: int = _TURNS, cursor: str | None = None) -> Json | None:
         """One session with its exchanges, oldest first, each with its place, its calls and their turnaround. `cursor`: the id of
         the last exchange given."""
-        connection = self._connection()
-        if connection is None:
-            return None
-        _check_limit(limit)
-        items = self._session_items(connection, connection.execute("select * from sessions s where s.id = ?", (session_id,)))
-        if not items:
-            return None
-        if cursor is not None:
-            _check_cursor(cursor)
-        sql = (
-            f"select {EXCHANGE_COLUMNS}, {TURN_COLUMNS} from turns t join exchanges e on e.id = t.exchange_id "
-            f"where t.session_id = ? and t.exchange_id > ? and e.ending is not null order by t.exchange_id limit {limit + 1}"
-        )
-        rows = connection.execute(sql, (session_id, cursor or "")).fetchall()
-        width = len(EXCHANGE)
-        exchanges = self._exchange_items(connection, [row[:width] for row in rows])
-        for item, row in zip(exchanges, rows, strict=True):
-            item["place"] = place_json(row[width:])
-        page = _page(exchanges, limit)
-        return items[0] | {"items": page["items"], "next_cursor": page["next_cursor"]}
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            _check_limit(limit)
+            items = self._session_items(connection, connection.execute("select * from sessions s where s.id = ?", (session_id,)))
+            if not items:
+                return None
+            if cursor is not None:
+                _check_cursor(cursor)
+            sql = (
+                f"select {EXCHANGE_COLUMNS}, {TURN_COLUMNS} from turns t join exchanges e on e.id = t.exchange_id "
+                f"where t.session_id = ? and t.exchange_id > ? and e.ending is not null order by t.exchange_id limit {limit + 1}"
+            )
+            rows = connection.execute(sql, (session_id, cursor or "")).fetchall()
+            width = len(EXCHANGE)
+            exchanges = self._exchange_items(connection, [row[:width] for row in rows])
+            for item, row in zip(exchanges, rows, strict=True):
+                item["place"] = place_json(row[width:])
+            page = _page(exchanges, limit)
+            return items[0] | {"items": page["items"], "next_cursor": page["next_cursor"]}
 
     def recent_turns(self, since_unix_s: float, *, limit: int = 20_000) -> list[Json]:
         """What a restarted observer must know to go on with live sessions: rows for `Sessions.resume`, oldest first."""
-        connection = self._connection()
-        if connection is None:
-            return []
-        rows = connection.execute(
-            "select t.session_id, t.trajectory, t.exchange_id, t.turn, t.tip, t.expected, e.started_at, e.total_s, s.client, "
-            "s.user_agent, s.client_session from turns t join exchanges e on e.id = t.exchange_id "
-            "join sessions s on s.id = t.session_id "
-            "where t.exchange_id >= ? and e.machine_id = (select value from meta where key = 'machine') "
-            "order by t.exchange_id desc limit ?",
-            (floor_id(since_unix_s), limit),
-        ).fetchall()
-        names = ("session_id", "trajectory", "exchange_id", "turn", "tip", "expected")
-        return [
-            dict(zip(names, row[:6], strict=True))
-            | {"ended_unix_s": unix_ns_of_iso(row[6]) / 1e9 + (row[7] or 0.0)}
-            | {"client": row[8], "user_agent": row[9], "client_session": row[10]}
-            for row in reversed(rows)
-        ]
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "select t.session_id, t.trajectory, t.exchange_id, t.turn, t.tip, t.expected, e.started_at, e.total_s, s.client, "
+                "s.user_agent, s.client_session from turns t join exchanges e on e.id = t.exchange_id "
+                "join sessions s on s.id = t.session_id "
+                "where t.exchange_id >= ? and e.machine_id = (select value from meta where key = 'machine') "
+                "order by t.exchange_id desc limit ?",
+                (floor_id(since_unix_s), limit),
+            ).fetchall()
+            names = ("session_id", "trajectory", "exchange_id", "turn", "tip", "expected")
+            return [
+                dict(zip(names, row[:6], strict=True))
+                | {"ended_unix_s": unix_ns_of_iso(row[6]) / 1e9 + (row[7] or 0.0)}
+                | {"client": row[8], "user_agent": row[9], "client_session": row[10]}
+                for row in reversed(rows)
+            ]
 
     # --- runs of probes -----------------------------------------------------------------------------------------------
 
@@ -277,60 +285,88 @@ class Stored:
         if state is not None:
             where.append("state = ?")
             values.append(state)
-        connection = self._connection()
-        if connection is None:
-            return _page([], limit)
-        sql = f"select {RUN_COLUMNS} from runs where {' and '.join(where) or '1'} order by id desc limit {limit + 1}"
-        return _page([dict(zip(RUN, row, strict=True)) for row in connection.execute(sql, values)], limit)
+        with self._reading() as connection:
+            if connection is None:
+                return _page([], limit)
+            sql = f"select {RUN_COLUMNS} from runs where {' and '.join(where) or '1'} order by id desc limit {limit + 1}"
+            return _page([dict(zip(RUN, row, strict=True)) for row in connection.execute(sql, values)], limit)
 
     def run(self, run_id: str) -> Json | None:
         """One run with its settings, its result and its report (Markdown)."""
-        connection = self._connection()
-        if connection is None:
-            return None
-        sql = f"select {RUN_COLUMNS}, settings, result, report from runs where id = ?"
-        row = connection.execute(sql, (run_id,)).fetchone()
-        if row is None:
-            return None
-        item = dict(zip([*RUN, "settings", "result", "report"], row, strict=True))
-        for name in ("settings", "result"):
-            item[name] = None if item[name] is None else json.loads(item[name])
-        return item
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            sql = f"select {RUN_COLUMNS}, settings, result, report from runs where id = ?"
+            row = connection.execute(sql, (run_id,)).fetchone()
+            if row is None:
+                return None
+            item = dict(zip([*RUN, "settings", "result", "report"], row, strict=True))
+            for name in ("settings", "result"):
+                item[name] = None if item[name] is None else json.loads(item[name])
+            return item
 
     # --- within -------------------------------------------------------------------------------------------------------
 
-    def _connection(self) -> sqlite3.Connection | None:
-        """This thread's connection; None while there is no database. Raises `StoreError` when it is none of ours."""
-        inode = size = None
-        if isinstance(self.place, Path):
-            try:
-                there = self.place.stat()
-            except FileNotFoundError:
-                return None
-            inode, size = (there.st_dev, there.st_ino), there.st_size
-        known: tuple[tuple[int, int] | None, sqlite3.Connection] | None = getattr(self._local, "known", None)
-        if known is not None and known[0] == inode:
-            return known[1]
-        self.close()
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection that is nobody else's meanwhile; None while there is no database. Raises `StoreError` when it is none of
+        ours. Given back, it serves the next question: there are as many as questions at the same time."""
+        inode, size = self._there()
+        connection = self._idle(inode) or self._opened(inode, size)
+        try:
+            yield connection
+        except sqlite3.Error as exc:
+            if connection is not None:
+                connection.close()
+                connection = None
+            failure = failure_of(exc)
+            raise StoreError(failure.message, remedy=failure.remedy, path=str(self.place)) from exc
+        finally:
+            if connection is not None:
+                with self._lock:
+                    self._pool.append((inode, connection))
+
+    def _there(self) -> tuple[tuple[int, int] | None, int]:
+        """Which file it is, and its size; (None, 0) without one. In memory there is none, and it is always the same."""
+        if not isinstance(self.place, Path):
+            return (0, 0), 1
+        try:
+            there = self.place.stat()
+        except FileNotFoundError:
+            return None, 0
+        return (there.st_dev, there.st_ino), there.st_size
+
+    def _idle(self, inode: tuple[int, int] | None) -> sqlite3.Connection | None:
+        """One that was given back and is of this file; those of a file that is gone are closed."""
+        with self._lock:
+            while self._pool:
+                of, connection = self._pool.pop()
+                if of == inode:
+                    return connection
+                connection.close()
+        return None
+
+    def _opened(self, inode: tuple[int, int] | None, size: int) -> sqlite3.Connection | None:
+        if inode is None:
+            return None
         try:
             connection = open_for_reading(self.place)
-        except StoreError:
-            if not size:
-                return None  # just being made
+        except StoreError as exc:
+            if not size or exc.evidence.get("empty"):
+                return None
             raise
         made = "select count(*) from sqlite_master where name in ('exchanges', 'sessions_last', 'slowest_exchanges')"
         if connection.execute(made).fetchone()[0] < 3:
             connection.close()
             return None
-        self._local.known = (inode, connection)
         return connection
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        known = getattr(self._local, "known", None)
-        if known is not None:
-            known[1].close()
-            self._local.known = None
+        """Close what is not in use. Another question opens anew."""
+        with self._lock:
+            for _, connection in self._pool:
+                connection.close()
+            self._pool.clear()
 
     @staticmethod
     def _kinds(connection: sqlite3.Connection, kind: str) -> list[str]:

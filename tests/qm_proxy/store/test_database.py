@@ -11,6 +11,7 @@ import pytest
 
 from qm_proxy.errors import StoreError
 from qm_proxy.store.database import failure_of, in_memory, open_for_reading, open_for_writing, secret_key
+from qm_proxy.store.writer import Writer
 
 
 def _mode(path: Path) -> int:
@@ -144,3 +145,17 @@ def test_failures_have_a_meaning(exc: Exception, state: str, lasting: bool) -> N
     failure = failure_of(exc)
     assert (failure.state, failure.lasting) == (state, lasting)
     assert failure.message
+
+
+def test_many_open_a_new_database_at_the_same_time(path: Path, records: Any) -> None:
+    """Two proxies started at once: every writer gets there in the end, and what each was given is stored."""
+    writers = [Writer(path, linger_s=0.0) for _ in range(6)]
+    for writer in writers:
+        writer.start()
+        writer.closed(records.record())
+    assert all(writer.flush(30) for writer in writers)
+    assert all(writer.stop() for writer in writers)
+    reader = open_for_reading(path)
+    assert reader.execute("select count(*) from exchanges").fetchone() == (6,)
+    assert reader.execute("pragma integrity_check").fetchall() == [("ok",)]
+    reader.close()

@@ -155,3 +155,19 @@ def test_no_text_of_a_request_is_in_the_rows(records: Any) -> None:
     placed.prefix.difference = ("secret before", "secret after")
     rows = exchange_rows(records.record(records.opened(placed=placed)), _ENDED, Keeping())
     assert "secret" not in repr(rows)
+
+
+def test_a_finding_of_a_session_that_is_not_stored_yet_names_none(connection: sqlite3.Connection, records: Any) -> None:
+    finding = records.finding("loop.trajectory")
+    finding.id, finding.session_id = records.ids.new(records.now_ns), records.ids.new(records.now_ns)
+    _write(connection, [finding_row(finding, None, None, _ENDED, Keeping())])
+    assert [row["session_id"] for row in _all(connection, "findings")] == [None]
+
+
+def test_a_session_began_with_its_earliest_exchange_whichever_closes_first(connection: sqlite3.Connection, records: Any) -> None:
+    session = records.ids.new(records.now_ns)
+    first, second = records.turn(session, 1), records.turn(session, 2)
+    for record in (second, first):
+        _write(connection, exchange_rows(record, record.started_at, Keeping()))
+    (row,) = _all(connection, "sessions")
+    assert (row["started_at"], row["last_at"], row["turns"]) == (first.started_at, second.started_at, 2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -333,3 +334,46 @@ def test_no_text_is_taken_for_sql(text: str) -> None:
     assert stored.exchange(text) is None
     stored.close()
     writer.stop()
+
+
+def test_a_damaged_series_is_no_answer_and_a_damaged_database_is_told(path: Path, sent: list[Any]) -> None:
+    stored = Stored(path)
+    other = sqlite3.connect(path)
+    other.execute("update chunks set arrival = x'ff00ff'")
+    other.commit()
+    assert stored.chunks(sent[0].id) is None
+    other.execute("drop table findings")
+    other.commit()
+    other.close()
+    with pytest.raises(StoreError, match="findings"):
+        stored.exchanges()
+    assert stored.runs()["items"] == []  # the next question gets a connection of its own
+    stored.close()
+
+
+def test_a_database_that_is_made_anew_is_opened_anew(
+    path: Path, sent: list[Any], records: Any, writing: Callable[..., Writer]
+) -> None:
+    stored = Stored(path)
+    assert stored.status()["exchanges"] == 60
+    for end in ("", "-wal", "-shm"):
+        Path(f"{path}{end}").unlink()
+    assert stored.status()["exchanges"] == 0
+    writer = writing(path)
+    record = records.record()
+    writer.closed(record)
+    assert writer.flush()
+    assert [item["id"] for item in stored.exchanges()["items"]] == [record.id]
+    stored.close()
+
+
+def test_what_is_no_number_in_json_is_null(path: Path, records: Any, writing: Callable[..., Writer]) -> None:
+    writer = writing(path)
+    finding = records.finding(evidence={"gap_s": float("inf"), "deep": [{"x": float("nan")}, 1.5]})
+    writer.closed(records.record(findings=[finding], ttft_s=float("nan"), tokens_per_s=float("inf")))
+    assert writer.flush()
+    stored = Stored(path)
+    item = stored.exchanges()["items"][0]
+    assert (item["ttft_s"], item["tokens_per_s"]) == (None, None)
+    assert stored.findings()["items"][0]["evidence"] == {"gap_s": None, "deep": [{"x": None}, 1.5]}
+    stored.close()
