@@ -101,7 +101,8 @@ class _Body(msgspec.Struct, gc=False):
     response_format: Any = None
 
 
-_OPTIONS = (
+_NATIVE_OPTIONS = ("truncate", "shift", "raw", "logprobs", "top_logprobs", "dimensions")
+_OTHER_OPTIONS = (
     "temperature",
     "top_p",
     "top_k",
@@ -117,9 +118,6 @@ _OPTIONS = (
     "top_logprobs",
     "stream_options",
     "parallel_tool_calls",
-    "truncate",
-    "shift",
-    "raw",
     "store",
     "encoding_format",
     "dimensions",
@@ -146,6 +144,7 @@ def read_request(route: Route, headers: Headers, body: bytes, t_ns: Nanoseconds)
             problems.append(decoder.problem)
             body = b""
     wire = _read(body, problems)
+    native = route.dialect == "ollama"
     return Asked(
         t_ns=t_ns,
         dialect=route.dialect,
@@ -155,8 +154,8 @@ def read_request(route: Route, headers: Headers, body: bytes, t_ns: Nanoseconds)
         messages=_messages(route, wire, problems),
         tools=offered_tools(wire.tools, problems) + offered_tools(wire.functions, problems),
         tool_choice=tool_choice(wire.tool_choice if wire.tool_choice is not None else wire.function_call),
-        options=_options(wire) or None,
-        keep_alive=None if wire.keep_alive is None else str(wire.keep_alive)[:64],
+        options=_options(wire, route.dialect) or None,
+        keep_alive=str(wire.keep_alive)[:64] if native and wire.keep_alive is not None else None,
         thinking=_thinking(wire),
         max_output_tokens=_max_output(wire, route.dialect),
         previous_response_id=text_of(wire.previous_response_id)[:256] or None,
@@ -230,18 +229,20 @@ def _objects(many: object, problems: list[str]) -> Iterable[Object]:
         problems.append(f"{odd} of the messages are no objects")
 
 
-def _options(wire: _Body) -> dict[str, object]:
-    """Native `options` as sent, and the sampling fields of every dialect by their wire names; nothing large."""
+def _options(wire: _Body, dialect: Dialect) -> dict[str, object]:
+    """Native `options` as sent, else the sampling fields by their wire names; nothing large. What the dialect's server does not
+    read is left out: `num_ctx` on a /v1 route, and `temperature` beside native `options`, change nothing."""
     found: dict[str, object] = {}
-    if isinstance(wire.options, dict):
+    native = dialect == "ollama"
+    if native and isinstance(wire.options, dict):
         found |= {name: value for name, value in list(wire.options.items())[:64] if _small(value)}
-    for name in _OPTIONS:
+    for name in _NATIVE_OPTIONS if native else _OTHER_OPTIONS:
         value = getattr(wire, name)
         if value is not None and _small(value):
             found[name] = value
-    if wire.format is not None and wire.format != "":
+    if native and wire.format is not None and wire.format != "":
         found["format"] = wire.format if wire.format == "json" else "schema"
-    if isinstance(wire.response_format, dict):
+    if isinstance(wire.response_format, dict) and not native:
         found["response_format"] = text_of(wire.response_format.get("type"))
     if text_of(wire.suffix):
         found["suffix"] = True  # a completion between two texts; the text itself is the user's

@@ -34,13 +34,13 @@ CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "two gzip members": ("gzip", lambda data: gzip.compress(data[:100]) + gzip.compress(data[100:])),
     "deflate": ("deflate", zlib.compress),
     "deflate, unwrapped": ("deflate", _raw_deflate),
-    "br": ("br", brotli.compress),
+    "br": ("br", lambda data: bytes(brotli.compress(data, quality=4))),
     "zstd": ("zstd", lambda data: zstandard.ZstdCompressor().compress(data)),
     "two zstd frames": (
         "zstd",
         lambda data: b"".join(zstandard.ZstdCompressor().compress(part) for part in (data[:99], data[99:])),
     ),
-    "gzip, br": ("gzip, br", lambda data: brotli.compress(gzip.compress(data))),
+    "gzip, br": ("gzip, br", lambda data: bytes(brotli.compress(gzip.compress(data), quality=4))),
     "identity": ("identity", bytes),
     "": ("", bytes),
 }
@@ -93,7 +93,7 @@ def test_an_unknown_coding() -> None:
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd", "gzip, br"])
 def test_a_bomb_is_bounded(name: str) -> None:
     encoding, encode = CODINGS[name]
-    bomb = encode(bytes(64 << 20))
+    bomb = encode(bytes(16 << 20))
     decoder = ContentDecoder(encoding, limit=1 << 20)
     given_back = sum(len(decoder.feed(bomb[i : i + 65536])) for i in range(0, len(bomb), 65536))
     assert given_back <= 1 << 20

@@ -141,6 +141,13 @@ def test_options_by_their_wire_names() -> None:
     assert openai.options == {"temperature": 1.0, "stream_options": {"include_usage": True}, "response_format": "json_object"}
 
 
+def test_what_the_routes_server_does_not_read_is_no_option() -> None:
+    """Ollama ignores `options`, `keep_alive` and `shift` on /v1: a reload must not be blamed on them."""
+    asked = chat(options={"num_ctx": 8192}, keep_alive=0, shift=False, truncate=False, seed=1)
+    assert (asked.options, asked.keep_alive) == ({"seed": 1}, None)
+    assert native(temperature=0.5, options={"seed": 1}).options == {"seed": 1}
+
+
 def test_nothing_large_becomes_an_option() -> None:
     found = native(options={"x": "a" * 5000, "y": list(range(100)), "z": {"a": "b" * 2000}, "ok": 1}, format=SCHEMA)
     assert found.options == {"ok": 1, "format": "schema"}
