@@ -1,0 +1,37 @@
+// A canvas in device pixels, and the theme's colours for it: canvases cannot read CSS by themselves.
+
+/** Fits the bitmap to its box; returns {context, width, height} in CSS pixels, or null while it has no size. */
+export function fit(canvas) {
+  const width = canvas.clientWidth;
+  const height = canvas.clientHeight;
+  if (!width || !height) return null;
+  const ratio = window.devicePixelRatio || 1;
+  const w = Math.round(width * ratio);
+  const hgt = Math.round(height * ratio);
+  if (canvas.width !== w || canvas.height !== hgt) {
+    canvas.width = w;
+    canvas.height = hgt;
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return { context, width, height };
+}
+
+let known = null;
+
+/** The colours of the theme that is on. */
+export function colours() {
+  if (known) return known;
+  const css = getComputedStyle(document.documentElement);
+  const of = (name) => css.getPropertyValue(`--${name}`).trim();
+  known = {
+    text: of("k-text"), thinking: of("k-thinking"), tool: of("k-tool"), stall: of("k-stall"),
+    line: of("line"), muted: of("muted"), ink: of("ink"), panel: of("panel"), wait: of("k-wait"),
+  };
+  return known;
+}
+
+export function forgetColours() {
+  known = null;
+}

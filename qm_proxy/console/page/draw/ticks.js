@@ -1,0 +1,111 @@
+// The token strip of a finished stream: one tick per chunk on its time axis, coloured by what it was, stalls red with the
+// silence before them shaded, tool calls marked. The pointer or the arrow keys walk it; what is under them is said below.
+
+import { h, say } from "../lib/dom.js";
+import { seconds } from "../lib/format.js";
+import { colours, fit } from "./canvas.js";
+
+const TOP = 14; // room for the marks of tool calls
+
+export function tickStrip(exchange, made) {
+  const total = Math.max(exchange.total_s ?? 0, made.at(-1).t_s, 1e-6);
+  const canvas = h("canvas.ticks", {
+    tabindex: "0", role: "slider", "aria-label": "Chunks of the answer in time; arrow keys walk them, S jumps to the next stall",
+    "aria-valuemin": "0", "aria-valuemax": String(made.length - 1), "aria-valuenow": "0",
+  });
+  const hint = `${made.length} chunks · point at one, or focus the strip and use ← → (S: next stall)`;
+  const readout = h("p.readout", null, hint);
+  let at = -1;
+
+  const x = (t, width) => (t / total) * width;
+
+  function draw() {
+    const room = fit(canvas);
+    if (!room) return;
+    const { context: c, width, height } = room;
+    const k = colours();
+    c.fillStyle = k.line;
+    c.fillRect(0, height - 1, width, 1);
+    c.fillStyle = k.wait;
+    c.fillRect(0, height - 4, x(made[0].t_s, width), 3);
+    const dense = made.length > width / 1.5;
+    c.globalAlpha = dense ? 0.5 : 0.9;
+    for (const m of made) {
+      if (m.stall) continue;
+      c.fillStyle = k[m.kind] ?? k.text;
+      c.fillRect(x(m.t_s, width) - 0.5, TOP + 5, 1, height - TOP - 6);
+    }
+    for (const m of made) {
+      if (!m.stall) continue;
+      c.fillStyle = k.stall;
+      c.globalAlpha = 0.16;
+      c.fillRect(x(m.t_s - (m.gap_s ?? 0), width), TOP, x(m.gap_s ?? 0, width), height - TOP - 1);
+      c.globalAlpha = 1;
+      c.fillRect(x(m.t_s, width) - 1, TOP, 2, height - TOP - 1);
+    }
+    c.globalAlpha = 1;
+    for (const call of exchange.tool_calls ?? []) {
+      const px = x(call.t_s, width);
+      c.fillStyle = call.valid === false ? k.stall : k.tool;
+      c.beginPath();
+      c.moveTo(px - 4, 3);
+      c.lineTo(px + 4, 3);
+      c.lineTo(px, 10);
+      c.fill();
+    }
+    if (at >= 0) {
+      c.fillStyle = k.ink;
+      c.fillRect(x(made[at].t_s, width) - 0.5, 0, 1, height);
+    }
+  }
+
+  function walk(to) {
+    at = Math.max(0, Math.min(made.length - 1, to));
+    const m = made[at];
+    const gap = m.asleep ? "the machine slept before it" : at === 0 ? "the first" : m.gap_s === null ? "same read as the one before"
+      : `gap ${seconds(m.gap_s)}${m.stall ? ", a stall" : ""}`;
+    const text = `chunk ${m.i} · ${m.kind} · at ${seconds(m.t_s)} · ${gap}`;
+    say(readout, text);
+    readout.classList.toggle("red", m.stall);
+    canvas.setAttribute("aria-valuenow", String(at));
+    canvas.setAttribute("aria-valuetext", text);
+    draw();
+  }
+
+  function nearest(px) {
+    const t = (px / canvas.clientWidth) * total;
+    let low = 0;
+    let high = made.length - 1;
+    while (low < high) {
+      const mid = (low + high) >> 1;
+      if (made[mid].t_s < t) low = mid + 1;
+      else high = mid;
+    }
+    if (low > 0 && t - made[low - 1].t_s < made[low].t_s - t) low -= 1;
+    const reach = (6 / canvas.clientWidth) * total; // a stall near the pointer wins
+    for (let i = low; i < made.length && made[i].t_s - t <= reach; i += 1) if (made[i].stall) return i;
+    for (let i = low; i >= 0 && t - made[i].t_s <= reach; i -= 1) if (made[i].stall) return i;
+    return low;
+  }
+
+  canvas.addEventListener("pointermove", (e) => walk(nearest(e.offsetX)));
+  canvas.addEventListener("pointerleave", () => {
+    at = -1;
+    readout.classList.remove("red");
+    say(readout, hint);
+    draw();
+  });
+  canvas.addEventListener("keydown", (e) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, PageDown: 20, PageUp: -20, Home: -Infinity, End: Infinity }[e.key];
+    if (step !== undefined) walk(at + step);
+    else if (e.key === "s" || e.key === "S") {
+      const next = made.findIndex((m, i) => i > at && m.stall);
+      walk(next >= 0 ? next : Math.max(0, made.findIndex((m) => m.stall)));
+    } else return;
+    e.preventDefault();
+  });
+  const watch = new ResizeObserver(draw);
+  watch.observe(canvas);
+  const axis = h("div.axis", { "aria-hidden": "true" }, [0, 0.25, 0.5, 0.75, 1].map((part) => h("span", null, seconds(part * total))));
+  return { element: h("div.strip", null, canvas, axis, readout), draw, close: () => watch.disconnect() };
+}
