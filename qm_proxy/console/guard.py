@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Iterable
+from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -69,7 +70,7 @@ class Guard:
             f"{scheme}://{n}" for n in self.names for scheme in ("http", "https")
         }:
             return *problem(403, "Foreign origin", "Only the console's own page may call it from a browser."), []
-        if self.token is not None and scope["path"] != "/healthz" and not self._knows_token(headers, scope):
+        if self.token is not None and not _open(scope["path"]) and not self._knows_token(headers, scope):
             challenge = [(b"www-authenticate", b"Bearer")]
             return *problem(401, "Token needed", "Send 'Authorization: Bearer TOKEN' (the console's --console-token)."), challenge
         return None
@@ -81,6 +82,11 @@ class Guard:
             return True
         for cookie in headers.get(b"cookie", b"").split(b";"):
             name, _, value = cookie.strip().partition(b"=")
-            if name == b"qm_token" and hmac.compare_digest(value, self.token):
+            if name == b"qm_token" and hmac.compare_digest(unquote_to_bytes(value), self.token):
                 return True
         return False
+
+
+def _open(path: str) -> bool:
+    """What needs no token: that we are alive, and the page's own files, which ask the user for it and hold nobody's data."""
+    return path in ("/", "/healthz") or path.startswith("/page/")

@@ -121,10 +121,15 @@ class Live:
         wanted = {n for n in request.query_params.get("names", "").split(",") if n}
         asked = request.headers.get("last-event-id") or request.query_params.get("after")
         seq = int(asked) if asked is not None and asked.isdigit() else self.last_seq
-        return StreamingResponse(self._stream(seq, wanted), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        if seq > self.last_seq:  # numbered by an observer that is no more: what it told last is unknown, so is what was missed
+            return self._response(0, wanted, b'event: missed\ndata: {"events":null}\n\n')
+        return self._response(seq, wanted)
 
-    async def _stream(self, seq: int, wanted: Iterable[str]) -> AsyncIterator[bytes]:
-        yield b"retry: 1000\n\n"
+    def _response(self, seq: int, wanted: set[str], first: bytes = b"") -> StreamingResponse:
+        return StreamingResponse(self._stream(seq, wanted, first), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    async def _stream(self, seq: int, wanted: Iterable[str], first: bytes = b"") -> AsyncIterator[bytes]:
+        yield b"retry: 1000\n\n" + first
         while True:
             events, missed = self.after(seq)
             if missed:
