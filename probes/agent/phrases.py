@@ -166,7 +166,7 @@ PHRASES: Final[dict[str, tuple[str, ...]]] = {
     "need.migration": (
         "migration {id} has not been applied",
         "it expects migration {id} to be applied first",
-        "migration {id} is pending on the database",
+        "migration {id} is still to be applied",
         "without migration {id} this is closed",
     ),
     "need.flag": (
