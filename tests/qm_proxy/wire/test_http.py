@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -651,6 +651,71 @@ def test_11_byte_by_byte() -> None:
     assert [f[2] for f in whole if f[0] == "body"] == [b"x\r\n\r\n\r\n0\r\n\r\n", b"hello", "é🙂".encode()]
     pieces: list[Step] = [("c", bytes([b])) for b in CONVERSATION_CLIENT]
     assert kinds(*pieces, *[("u", bytes([b])) for b in CONVERSATION_UPSTREAM]) == whole
+
+
+class Talk(NamedTuple):
+    """One exchange to be spoken: how the request's and the answer's bodies are framed, and what comes before the answer."""
+
+    method: str
+    upload: bytes
+    upload_chunks: int  # 0: by length
+    interim: bool
+    status: int
+    download: bytes
+    download_chunks: int
+
+
+def _framed(body: bytes, chunks: int) -> bytes:
+    """Header field and body."""
+    if not chunks:
+        return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    step = max(1, -(-len(body) // chunks))
+    parts = [body[i : i + step] for i in range(0, len(body), step)]
+    return b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(chunk(part) for part in parts) + LAST
+
+
+def _spoken(talks: list[Talk]) -> tuple[bytes, bytes, list[tuple[Any, ...]]]:
+    """What client and upstream send, and what must be told of it (requests first)."""
+    client, upstream = b"", b""
+    asked: list[tuple[Any, ...]] = []
+    answered: list[tuple[Any, ...]] = []
+    for n, talk in enumerate(talks):
+        client += talk.method.encode() + b" /%d HTTP/1.1\r\n" % n + _framed(talk.upload, talk.upload_chunks)
+        asked += [("ask", n, talk.method), *([("ask body", n, talk.upload)] if talk.upload else []), ("asked", n)]
+        if talk.interim:
+            upstream += b"HTTP/1.1 100 Continue\r\n\r\n"
+            answered.append(("1xx", n, 100))
+        body = _framed(talk.download, talk.download_chunks)
+        bare = talk.method == "HEAD" or talk.status in (204, 304)
+        upstream += b"HTTP/1.1 %d X\r\n" % talk.status + (body.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if bare else body)
+        said = [("body", n, talk.download)] if talk.download and not bare else []
+        answered += [("head", n, talk.status), *said, over(n)]
+    return client, upstream, asked + answered
+
+
+_BODIES = st.binary(max_size=30) | st.sampled_from([b"", b"\r\n\r\n", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+_TALKS = st.lists(
+    st.builds(
+        Talk,
+        st.sampled_from(["GET", "POST", "HEAD", "BREW"]),
+        _BODIES,
+        st.integers(0, 4),
+        st.booleans(),
+        st.sampled_from([200, 204, 304, 404, 500]),
+        _BODIES,
+        st.integers(0, 4),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=200)
+@given(_TALKS, st.lists(st.integers(0, 10**6), max_size=15), st.lists(st.integers(0, 10**6), max_size=15))
+def test_11_any_pipelined_conversation_at_any_cut(talks: list[Talk], client_cuts: list[int], upstream_cuts: list[int]) -> None:
+    client, upstream, expected = _spoken(talks)
+    steps: list[Step] = [("c", piece) for piece in cut(client, client_cuts)]
+    steps += [("u", piece) for piece in cut(upstream, upstream_cuts)]
+    assert [f[:3] if f[0] == "ask" else f for f in kinds(*steps, ("ue", None), ("x", None))] == expected
 
 
 _ANSWERS = [OK5, CHUNKED, chunk(b"a"), LAST, OK5[:20], b"HTTP/1.1 101 S\r\n\r\n", b"HTTP/1.1 200 K\r\n\r\n"]
