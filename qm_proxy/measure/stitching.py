@@ -35,12 +35,13 @@ _SIDE_NS = 120 * 10**9
 _PROVING_BYTES = 64  # an answer of this length is not given twice by chance; two shorter ones neither
 _TELLING_BYTES = 24
 _KEPT = 0.6  # share of a history that must be found again for it to be the same one
+_LONG = 6  # atoms of a history that is worth summarising: some three turns
 _TOGETHER = 3  # atoms in a row that are no chance, when answers are among them
 _SUMMARY_BYTES = 200  # an answer shorter than this does not take the place of a history
 _ASKED_OF_AGENT = 0.5  # share of a first message that stands in the arguments of a call: then that call started this agent
 _BRIEF_MESSAGES = 4
 _PROMPT_BYTES = 48  # a prompt without messages that is shorter may begin another one by chance
-_TITLE = re.compile(r"\b(title|topic)\b", re.IGNORECASE)
+_TITLE = re.compile(r"\b(title|topic|follow-?up questions?|tags?)\b", re.IGNORECASE)
 _SIDE = re.compile(r"\b(title|summar(y|ise|ize)|topic|follow-?up questions?|tags?)\b", re.IGNORECASE)
 
 
@@ -167,7 +168,7 @@ class Stitcher:
             return found._replace(source=r.ids.source)
         if r.brief and r.reads_like(_SIDE):
             return _Found(own, "side", r.ids.source, branches=True)
-        return _Found(own, "compaction", r.ids.source)
+        return self._anew(own, r)
 
     def _by_response(self, r: _Request) -> _Found | None:
         if r.asked.previous_response_id is not None:
@@ -326,13 +327,21 @@ class Stitcher:
             return _Found(main, "subagent", source, branches=True)
         if (quoted := self._by_quotes(r, session)) is not None:
             return quoted
-        if r.brief and (main.tools or r.reads_like(_SIDE)):
+        # the same kind of agent that speaks of a summary goes on from one
+        if r.brief and (main.tools or r.reads_like(_TITLE if r.context.like(main.context) else _SIDE)):
             return _Found(main, "side", source, branches=True)
         if session.main is None:
             return _Found(main, "start", source, branches=True)
         if not r.context.like(main.context):
             return _Found(main, "subagent", source, branches=True)
-        return _Found(main, "fork", source, branches=True) if main.open else _Found(main, "compaction", source)
+        return self._anew(main, r)
+
+    @staticmethod
+    def _anew(t: Trajectory, r: _Request) -> _Found:
+        """The line it must be, and nothing of its history: a long one was summarised; a short one was given up for another."""
+        if t.open or len(t.marks) < _LONG:
+            return _Found(t, "fork", r.ids.source, branches=True)
+        return _Found(t, "compaction", r.ids.source)
 
     def _by_quotes(self, r: _Request, session: Session | None) -> _Found | None:
         """Whom does this request quote? Lines that only one session has come first."""
@@ -387,7 +396,8 @@ class Stitcher:
         if r.name is not None:
             self.known.call(session, r.name)
         if r.ids.agent is not None:
-            session.agents.setdefault(r.ids.agent, t)
+            latest = found.branches and found.relation != "side"
+            session.agents[r.ids.agent] = t if latest else session.agents.get(r.ids.agent, t)
         self.known.touch(session, r.opened.t_ns)
         previous = found.tip.exchange_id if found.tip is not None else (found.trajectory.exchange_id or None)
         if found.relation != "retry" or t.turn == 0:

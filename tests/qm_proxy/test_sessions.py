@@ -358,7 +358,9 @@ def test_a_sub_agent_with_an_id_of_its_own(world: World) -> None:
     assert sub.session_id == first.session_id
     assert _is(sub, "subagent", 1, 1, "header")
     assert _is(world.ask(Message("system", "You explore."), U2, A2.message(), U3, hints=agent, tools="read"), "next", 1, 2)
-    assert _is(world.ask(Message("system", "You explore."), U1, hints=agent, tools="read"), "compaction", 1, 3)
+    again = world.ask(Message("system", "You explore."), U1, said=A1, hints=agent, tools="read")
+    assert _is(again, "fork", 2, 1)
+    assert _is(world.ask(Message("system", "You explore."), U1, A1.message(), U3, hints=agent, tools="read"), "next", 2, 2)
 
 
 def test_a_sub_agent_that_names_its_parent(world: World) -> None:
@@ -517,10 +519,25 @@ def test_a_small_change_and_a_compaction_are_no_findings(world: World) -> None:
     world.ask(Message("system", "It is noon."), U1, said=A1)
     world.ask(Message("system", "It is one."), U1, A1.message(), U2)
     hints = {"x-session-id": "s"}
-    world.ask(SYSTEM, _long("a"), hints=hints, said=A1)
-    compacted = world.ask(SYSTEM, _long("b"), hints=hints)
-    assert compacted.relation == "compaction"
+    history = [SYSTEM, _long("a")]
+    for i in range(3):
+        said = Said(f"answer {i} that is long enough to be told from every other one")
+        world.ask(*history, hints=hints, said=said)
+        history += [said.message(), Message("user", f"question {i}")]
+    compacted = world.ask(SYSTEM, _long("a summary from somewhere else"), hints=hints)
+    assert _is(compacted, "compaction", 0, 4)
+    assert compacted.prefix is not None
+    assert compacted.prefix.broken_at == "message"
     assert world.found == []
+
+
+def test_another_question_under_the_same_id_begins_another_line(world: World) -> None:
+    hints = {"x-session-id": "s"}
+    first = world.ask(SYSTEM, U1, hints=hints, said=A1)
+    second = world.ask(SYSTEM, U2, hints=hints, said=A2)
+    assert second.session_id == first.session_id
+    assert _is(second, "fork", 1, 1)
+    assert _is(world.ask(SYSTEM, U2, A2.message(), U3, hints=hints), "next", 1, 2)
 
 
 def test_the_text_of_former_prompts_is_held_in_bounds() -> None:
