@@ -43,7 +43,7 @@ class Ask:
     key: str
     path: str
     body: dict[str, object] | None = None
-    method: str = "POST"
+    method: str = "POST"  # "LOCAL": no request; `path` is a file whose page cache is looked at, `body` {"evict": bool}
     silence_s: float = 600.0  # give up when no byte came for so long
     limit_s: float | None = None  # and when the whole answer took so long
 

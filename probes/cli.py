@@ -71,6 +71,7 @@ def inspect(
     out: Out = None,
     form: Form = "terminal",
     window: Window = None,
+    evict: Annotated[bool, typer.Option("--evict", help="Also start disk-cold: weights out of the page cache.")] = False,
     budget: Budget = None,
     definitions: Definitions = False,
     as_json: AsJson = False,
@@ -81,7 +82,7 @@ def inspect(
     """
     from probes.commands import inspect_model
 
-    options = _options(model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window)
+    options = _options(model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window, evict=evict)
     _run("inspect", options, inspect_model, form, as_json, definitions)
 
 
@@ -295,11 +296,13 @@ Command = Callable[["Options", "Session"], Awaitable["Result"]]
 
 def _run(kind: Kind, options: Options, command: Command, form: str, as_json: bool, definitions: bool) -> None:
     from probes.commands import Session
+    from probes.traffic import in_flight
 
     if form not in _FORMS:
         raise SettingsError(f"There is no format {form!r}.", remedy=f"There are: {', '.join(_FORMS)}.")
     shown = _Shown()
     options.on_progress = shown.see
+    options.other_traffic = lambda: in_flight(options.upstream)
 
     async def main() -> tuple[Result, Session]:
         session = Session(kind, options)

@@ -58,6 +58,7 @@ class Options:
     dry_run: bool = False
     compat: Literal["quantamind"] | None = None
     out: Path | None = None
+    evict: bool = False  # inspect: one more cold start, with the weights put out of the page cache
     window_tokens: int | None = None  # inspect: num_ctx of the session
     max_tokens: int | None = None  # audit: longest prompt
     think: bool | None = None  # None: as the model does by itself
@@ -132,6 +133,7 @@ class Session:
             window_tokens=self.options.window_tokens,
             advertised_tokens=found.target.advertised_context_tokens,
             compat=self.options.compat,
+            evict_page_cache=self.options.evict,
             host=self.host,
         )
 

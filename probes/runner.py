@@ -16,10 +16,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from probes.ask import Answer, Ask, Note, Probe, Step, Stopped, StopReason, Wait
 from probes.padding import nonce
+from probes.pagecache import evict, resident_share
 from probes.rows import Rows
 from qm_proxy.events import HostSample
 from qm_proxy.tasks import spawn
@@ -129,7 +131,7 @@ class Runner:
         if self._standing is not None:  # the seam: rows ended, the server may have unloaded the model since
             standing, self._standing = self._standing, None
             await self._warm_up(standing)
-        answer = await self._send(step)
+        answer = _page_cache(step) if step.method == "LOCAL" else await self._send(step)
         self.requests += 1
         self.model_time_s += answer.total_s
         self.rows.add(step, answer)
@@ -189,6 +191,17 @@ class Runner:
             options = body.get("options")
             body["options"] = {**(options if isinstance(options, dict) else {}), "num_predict": 32}
             await self._race(Ask(f"{ask.key}/warm-up", ask.path, body, ask.method, ask.silence_s))
+
+
+def _page_cache(ask: Ask) -> Answer:
+    """Look at (and on wish empty) the page cache of the file `ask.path`."""
+    path, wanted = Path(ask.path), bool((ask.body or {}).get("evict"))
+    before = resident_share(path)
+    evicted = evict(path) if wanted else False
+    after = resident_share(path) if evicted else before
+    now = time.monotonic_ns()
+    found = {"before": before, "evicted": evicted, "resident": after}
+    return Answer(ask.key, now, now, time.time(), status=200, document=found)
 
 
 def _standing_after(ask: Ask, before: Ask | None) -> Ask | None:

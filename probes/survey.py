@@ -38,6 +38,7 @@ class Survey:
     target: Target
     model_info: dict[str, Any]
     loaded: list[Resident]  # before we came
+    blob: str | None = None  # the weights' file, where it can be read from here
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -98,7 +99,8 @@ def survey(model: str, endpoint: str) -> Probe[Survey]:
         template_sha256=hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None,
         parameters=document.get("parameters") if isinstance(document.get("parameters"), str) else None,
     )
-    found = Survey(target, info, loaded)
+    modelfile = document.get("modelfile")
+    found = Survey(target, info, loaded, _blob(modelfile) if isinstance(modelfile, str) else None)
     target.was_loaded = found.ours(loaded) is not None
     if found.others:
         names = ", ".join(resident.name for resident in found.others)
@@ -145,6 +147,12 @@ def _unknown(model: str, names: list[str], show: Answer) -> Exception:
         f"Near names here: {', '.join(near)}." if near else (f"Here are: {', '.join(names[:5])}." if names else "None is here.")
     )
     return SettingsError(f"There is no model {model!r} on this server. {have}", remedy=f"Get it with: ollama pull {model}")
+
+
+def _blob(modelfile: str) -> str | None:
+    """What FROM names, when it is a path: whether that file is here is the machine's to say."""
+    lines = (line.removeprefix("FROM ").strip() for line in modelfile.splitlines() if line.startswith("FROM "))
+    return next((line for line in lines if line.startswith("/")), None)
 
 
 def _list(answer: Answer, name: str) -> list[dict[str, Any]]:

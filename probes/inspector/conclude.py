@@ -34,6 +34,7 @@ from probes.stats.robust import median, quantile
 __all__ = ["conclude"]
 
 _DISK_GB_S = 7.5  # a fast NVMe drive reads about this; more came from the page cache or was mapped lazily
+_COLD_STATES: tuple[tuple[Literal["C0", "C1"], str], ...] = (("C1", "cold"), ("C0", "disk-cold"))
 _COLD_LABELS: dict[Literal["C0", "C1", "C2", "C3"], str] = {
     "C0": "disk-cold: weights not in the page cache",
     "C1": "runner-cold: unloaded, page cache warm or unknown",
@@ -92,33 +93,11 @@ def _known(values: Sequence[float | None]) -> list[float]:
 
 def _cold(plan: Plan, seen: Seen, section: InspectorSection, warm: list[Sample]) -> list[ColdStart]:
     found: list[ColdStart] = []
-    loads = _known([sample.load_s for sample in seen.cold])
-    if loads:
-        state: Literal["C0", "C1"] = "C0" if plan.evict_page_cache else "C1"
-        start = ColdStart(state=state, label=_COLD_LABELS[state], verified=all(seen.cold_verified) and bool(seen.cold_verified))
-        start.samples_ms = [value * 1000 for value in loads]
-        start.load = _middle(start.samples_ms, "ms", plan.seed)
-        start.prompt_tokens = seen.cold[-1].prompt_tokens
-        first = _known([sample.prefill_s for sample in seen.cold])
-        if first:
-            start.prefill = _middle([value * 1000 for value in first], "ms", plan.seed)
-        totals = [_cold_total(sample, section.prefill, warm) for sample in seen.cold]
-        if known := _known(totals):
-            start.total = _middle([value * 1000 for value in known], "ms", plan.seed)
-        else:
-            start.unmeasured["total"] = "needs the warm prefill fit and a warm decode"
-        weights = seen.survey.target.weights_bytes if seen.survey else None
-        if weights:
-            start.read_gb_s = _middle([weights / value / 1e9 for value in loads], "GB/s", plan.seed)
-            if start.read_gb_s.value > _DISK_GB_S:
-                start.note = (
-                    f"{start.read_gb_s.value:.1f} GB/s is more than a drive reads: "
-                    "served from the page cache, or mapped lazily and paid for in the first prefill"
-                )
-        else:
-            start.unmeasured["read_gb_s"] = "the server does not say how large the weights are"
-        start.unmeasured["page_cache_resident"] = "the server's files cannot be asked for their residency from here"
-        found.append(start)
+    for state, purpose in _COLD_STATES:
+        samples = [(s, r) for s, r in zip(seen.cold, seen.cold_resident, strict=True) if s.purpose == purpose]
+        loads = _known([sample.load_s for sample, _ in samples])
+        if loads:
+            found.append(_cold_start(plan, seen, section, warm, state, samples))
     shortest = min((sample.target_tokens for sample in seen.prefill), default=None)
     fresh = _known([s.answer.ttft_any_s for s in seen.prefill if s.target_tokens == shortest])
     if fresh:
@@ -132,6 +111,43 @@ def _cold(plan: Plan, seen: Seen, section: InspectorSection, warm: list[Sample])
         tokens = seen.cached.prompt_tokens
         found.append(ColdStart(state="C3", label=_COLD_LABELS["C3"], total=total, prompt_tokens=tokens, verified=True))
     return found
+
+
+def _cold_start(
+    plan: Plan,
+    seen: Seen,
+    section: InspectorSection,
+    warm: list[Sample],
+    state: Literal["C0", "C1"],
+    samples: list[tuple[Sample, float | None]],
+) -> ColdStart:
+    start = ColdStart(state=state, label=_COLD_LABELS[state], verified=all(seen.cold_verified))
+    loads = _known([sample.load_s for sample, _ in samples])
+    start.samples_ms = [value * 1000 for value in loads]
+    start.load = _middle(start.samples_ms, "ms", plan.seed)
+    start.prompt_tokens = samples[-1][0].prompt_tokens
+    if first := _known([sample.prefill_s for sample, _ in samples]):
+        start.prefill = _middle([value * 1000 for value in first], "ms", plan.seed)
+    if totals := _known([_cold_total(sample, section.prefill, warm) for sample, _ in samples]):
+        start.total = _middle([value * 1000 for value in totals], "ms", plan.seed)
+    else:
+        start.unmeasured["total"] = "needs the warm prefill fit and a warm decode"
+    if resident := _known([share for _, share in samples]):
+        start.page_cache_resident = median(resident)
+        start.label += f" ({start.page_cache_resident:.0%} of the weights in it)" if state == "C1" else ""
+    else:
+        start.unmeasured["page_cache_resident"] = "the weights' file cannot be read from here"
+    weights = seen.survey.target.weights_bytes if seen.survey else None
+    if weights:
+        start.read_gb_s = _middle([weights / value / 1e9 for value in loads], "GB/s", plan.seed)
+        if start.read_gb_s.value > _DISK_GB_S:
+            start.note = (
+                f"{start.read_gb_s.value:.1f} GB/s is more than a drive reads: "
+                "served from the page cache, or mapped lazily and paid for in the first prefill"
+            )
+    else:
+        start.unmeasured["read_gb_s"] = "the server does not say how large the weights are"
+    return start
 
 
 def _cold_total(sample: Sample, prefill: PrefillSection, warm: list[Sample]) -> float | None:

@@ -24,6 +24,8 @@ __all__ = ["Sample", "Seen", "phases"]
 KEEP_ALIVE = "10m"
 _DECODE_TASK = "\n\nContinue with a long and varied report about daily work in that organisation, in full sentences.\n\n"
 _STABLE = 0.03
+_EMPTIED = 0.05
+"""Share of the weights that may stay in the page cache in a start that is called disk-cold."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Seen:
     survey: Survey | None = None
     cold: list[Sample] = field(default_factory=list)
     cold_verified: list[bool] = field(default_factory=list)
+    cold_resident: list[float | None] = field(default_factory=list)  # share of the weights in the page cache before
     warm_up: list[Sample] = field(default_factory=list)
     prefill: list[Sample] = field(default_factory=list)
     cached: Sample | None = None
@@ -92,13 +95,19 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
 
     if plan.compat is not None:
         yield from asker.learn_rate()
-    for repeat in range(plan.cold_repeats):
-        yield Note(f"cold start {repeat + 1} of {plan.cold_repeats}", done, steps)
+    starts = plan.cold_repeats + plan.evict_page_cache
+    for repeat in range(starts):
+        yield Note(f"cold start {repeat + 1} of {starts}", done, steps)
         yield from unload(f"P1/{repeat}", found)
         yield Wait(f"P1/{repeat}/settle", 2.0 if found.target.runner == "gguf" and plan.host.gpus else 0.2)
         before = yield from residents(f"P2/{repeat}/ps")
         seen.cold_verified.append(found.ours(before) is None)
-        yield from asker.cold(repeat)
+        evicting = repeat >= plan.cold_repeats
+        resident: float | None = None
+        if found.blob is not None and plan.host.local and plan.host.described is None:
+            looked = yield Ask(f"P2/{repeat}/cache", found.blob, {"evict": evicting}, method="LOCAL")
+            resident = looked.document.get("resident") if isinstance(looked.document, dict) else None
+        yield from asker.cold(repeat, resident, last=repeat == starts - 1, evicting=evicting)
         done += 1
 
     for number in range(plan.warm_up_most):
@@ -189,11 +198,16 @@ class _Asker:
         """One prompt before the first cold start, so that its length is right the first time."""
         yield from self.generate("P0/rate", self.prompt(max(512, self.plan.cold_prompt)), 1)
 
-    def cold(self, repeat: int) -> Probe[None]:
+    def cold(self, repeat: int, resident: float | None, *, last: bool, evicting: bool) -> Probe[None]:
         answer = yield from self.generate(f"P3/{repeat}", self.prompt(self.plan.cold_prompt, _DECODE_TASK), self.plan.cold_tokens)
         if not answer.ok:
             return
-        self.seen.cold.append(Sample(answer, "cold", self.plan.cold_prompt))
+        emptied = resident is not None and resident <= _EMPTIED
+        if evicting and not emptied:
+            reason = "its file cannot be read from here" if resident is None else f"{resident:.0%} of it stayed"
+            self.seen.warnings.append(("not_evicted", f"The weights could not be put out of the page cache: {reason}."))
+        self.seen.cold.append(Sample(answer, "disk-cold" if evicting and emptied else "cold", self.plan.cold_prompt))
+        self.seen.cold_resident.append(resident)
         found = self.seen.survey
         assert found is not None
         mine = found.ours((yield from residents(f"P3/{repeat}/ps")))
@@ -210,7 +224,7 @@ class _Asker:
                 )
             )
         held = (answer.input_tokens or 0) + (answer.output_tokens or 0)
-        if repeat == self.plan.cold_repeats - 1:
+        if last:
             self.seen.memory.append((mine.context_tokens or self.plan.window_tokens, held, mine))
 
     def warm_up(self, number: int) -> Probe[bool]:

@@ -37,7 +37,7 @@ class Plan:
     depth_repeats: int
     memory_windows: tuple[int, ...]  # besides the session's own
     compat: Literal["quantamind"] | None = None
-    evict_page_cache: bool = False
+    evict_page_cache: bool = False  # one more cold start, with the weights put out of the page cache (C0)
     host: Host = field(default_factory=Host)
 
     @property
@@ -76,6 +76,7 @@ def plan_for(
     window_tokens: int | None = None,
     advertised_tokens: int | None = None,
     compat: Literal["quantamind"] | None = None,
+    evict_page_cache: bool = False,
     host: Host | None = None,
 ) -> Plan:
     """The standard sequence (or the quick one) for a model of that window."""
@@ -107,6 +108,7 @@ def plan_for(
         depth_repeats=1 if quick else 2,
         memory_windows=(max(512, window // 4),) if quick else (max(512, window // 4), max(1024, window // 2)),
         compat=compat,
+        evict_page_cache=evict_page_cache,
         host=host or Host(),
     )
 

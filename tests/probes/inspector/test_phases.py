@@ -118,3 +118,30 @@ def test_stopped_anywhere_it_concludes(after: int) -> None:
     if not section.decode.cells:
         assert "by the user" in section.decode.unmeasured["cells"]
     section.model_dump_json()
+
+
+def test_disk_cold_is_one_more_start_and_named_only_when_it_was(tmp_path: Any) -> None:
+    from probes.inspector import conclude
+    from probes.result import Host
+
+    def run_with(resident: float | None) -> tuple[list[str], list[str]]:
+        model = FakeModel()
+
+        def answer(ask: Ask) -> Answer:
+            if ask.method == "LOCAL":
+                share = resident if ask.body and ask.body["evict"] else 1.0
+                return Answer(ask.key, status=200, document={"before": 1.0, "evicted": True, "resident": share})
+            made = model.answer(ask)
+            if ask.path == "/api/show":
+                made.document["modelfile"] = "# x\nFROM /models/blobs/sha256-1\n"  # type: ignore[index]
+            return made
+
+        seen = Seen()
+        plan = plan_for(model.name, "http://x", seed=2, quick=True, evict_page_cache=True, host=Host(local=True))
+        replay(inspect(plan, seen), answer)
+        states: list[str] = [start.state for start in conclude(plan, seen).cold]
+        return states, [code for code, _ in seen.warnings]
+
+    assert run_with(0.0) == (["C1", "C0", "C2", "C3"], [])
+    assert run_with(0.7) == (["C1", "C2", "C3"], ["not_evicted"])
+    assert run_with(None) == (["C1", "C2", "C3"], ["not_evicted"])
