@@ -266,6 +266,35 @@ def doctor(
         raise typer.Exit(2)
 
 
+@app.command()
+def mcp(
+    listen: Listen = None,
+    upstream: UpstreamUrl = None,
+    console: Console = None,
+    db: Db = None,
+    console_token: Annotated[str | None, typer.Option(show_default=False)] = None,
+    config: Config = None,
+) -> None:
+    """MCP over stdio: piped to a running console or, if none runs, serving by itself.
+
+    Example: [bold]claude mcp add qm -- qm-proxy mcp[/]
+    """
+    from probes.mcp_pipe import pipe
+    from qm_proxy.run import already_serving
+    from qm_proxy.servant import Servant
+
+    settings = _settings(config, listen=listen, upstream=upstream, console=console, db=db, console_token=console_token)
+    plan = plan_of(settings, quiet=True)
+    if plan["console"] is None:
+        raise SettingsError("MCP is part of the console, which is off.", remedy="Leave --console on.")
+    if running := already_serving(plan["console"], settings.console_token):
+        pipe(running[1], settings.console_token)
+        return
+    with Servant(plan) as servant:
+        print(f"qm-proxy: serving {servant.proxy} for this MCP client", file=sys.stderr)
+        pipe(servant.console or "", settings.console_token)
+
+
 Limit = Annotated[int, typer.Option(min=1, max=500, help="How many.")]
 Cursor = Annotated[str | None, typer.Option(help="Go on behind a page.", show_default=False)]
 Since = Annotated[str | None, typer.Option(help="From this ISO instant on.", show_default=False)]

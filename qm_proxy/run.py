@@ -9,13 +9,14 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from qm_proxy.clients import environment_for
 from qm_proxy.errors import QmError, SettingsError
 from qm_proxy.servant import Servant, ask
 from qm_proxy.terminal import seconds
 
-__all__ = ["run_command"]
+__all__ = ["already_serving", "run_command"]
 
 
 def run_command(command: list[str], plan: dict[str, Any]) -> int:
@@ -28,7 +29,7 @@ def run_command(command: list[str], plan: dict[str, Any]) -> int:
     if plan["console"] is None:
         raise SettingsError("run tells what was seen, and that needs the console.", remedy="Leave --console on.")
     began = datetime.now(UTC).isoformat()
-    running = _already_serving(plan["console"])
+    running = already_serving(plan["console"], plan["console_token"])
     servant = None if running else Servant(plan)
     proxy, console = running or (servant.proxy, servant.console or "")  # type: ignore[union-attr]
     print(f"qm-proxy: {command[0]} goes through {proxy}; look at {console}", file=sys.stderr)
@@ -40,27 +41,28 @@ def run_command(command: list[str], plan: dict[str, Any]) -> int:
                 break
             except KeyboardInterrupt:
                 continue  # the child has had it too and decides itself
-        _tell(console, began)
+        _tell(console, began, plan["console_token"])
     finally:
         if servant is not None:
             servant.close()
     return code if code >= 0 else 128 - code
 
 
-def _already_serving(console: str) -> tuple[str, str] | None:
+def already_serving(console: str, token: str | None = None) -> tuple[str, str] | None:
+    """(proxy URL, console URL) of a qm-proxy that answers at this console address; `None` when none does."""
     host, _, port = console.rpartition(":")
     url = f"http://{host or '127.0.0.1'}:{port}"
     with contextlib.suppress(QmError):
-        status = ask(url, "/api/v1/status", patience_s=1.0)
+        status = ask(url, "/api/v1/status", patience_s=1.0, token=token)
         if status.get("name") == "qm-proxy":
             return status["proxy"], url
     return None
 
 
-def _tell(console: str, began: str) -> None:
+def _tell(console: str, began: str, token: str | None) -> None:
     """The sum of what passed since `began`, to stderr."""
     try:
-        rows = ask(console, f"/api/v1/exchanges?limit=500&since={began.replace('+', '%2B')}")["items"]
+        rows = ask(console, f"/api/v1/exchanges?limit=500&since={quote(began)}", token=token)["items"]
     except QmError as exc:
         print(f"qm-proxy: what was seen cannot be told: {exc}", file=sys.stderr)
         return

@@ -34,6 +34,7 @@ class Servant:
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on, in order
         )
+        self._token: str | None = plan.get("console_token")
         self.proxy, self.console = self._await_ready(patience_s)
 
     def _await_ready(self, patience_s: float) -> tuple[str, str | None]:
@@ -60,7 +61,7 @@ class Servant:
         """A JSON document of the console. Raises `QmError` when the console is off or answers with a problem."""
         if self.console is None:
             raise QmError("The console is off.")
-        return ask(self.console, path)
+        return ask(self.console, path, token=self._token)
 
     def close(self, *, patience_s: float = 30.0) -> int:
         """End it as a user would (SIGTERM), wait, and return its exit code."""
@@ -81,10 +82,11 @@ class Servant:
         self.close()
 
 
-def ask(console: str, path: str, *, patience_s: float = 10.0) -> Any:
+def ask(console: str, path: str, *, patience_s: float = 10.0, token: str | None = None) -> Any:
     """GET `path` of a console; its JSON. Raises `QmError` with the problem's own words."""
+    request = urllib.request.Request(console + path, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with _DIRECT.open(console + path, timeout=patience_s) as answer:
+        with _DIRECT.open(request, timeout=patience_s) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as exc:
         with contextlib.suppress(ValueError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import json
 import os
 import resource
@@ -17,22 +18,26 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qm_proxy import __version__
 from qm_proxy.beside.host import Host
 from qm_proxy.beside.residency import ResidencyWatch
+from qm_proxy.console.api import problem_response
 from qm_proxy.console.app import Server, build, names_of_sockets
 from qm_proxy.console.live import Live
+from qm_proxy.console.page import page_routes
 from qm_proxy.detect.detector import Detector
 from qm_proxy.errors import StoreError
 from qm_proxy.events import Nanoseconds, Residency, ResidentModel
@@ -58,6 +63,9 @@ from qm_proxy.telemetry.provider import SIGNALS, Export, wanted
 from qm_proxy.terminal import Terminal
 from qm_proxy.wire.http import RequestHead
 
+if TYPE_CHECKING:
+    from probes.jobs import Jobs
+
 __all__ = ["main"]
 
 NICE = 5
@@ -65,6 +73,26 @@ READ_BYTES = 256 * 1024
 TICK_S = 0.5
 RESUME_S = 3600.0
 MEMORY_BYTES = 64 * 2**20  # of the database in memory that `--db off` means
+
+
+class LateApp:
+    """An ASGI application that is there a moment later than the port: who comes earlier waits for it."""
+
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+        self._there = asyncio.Event()
+
+    def arrived(self, app: ASGIApp) -> None:
+        self._app = app
+        self._there.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._there.wait(), 20)
+        if self._app is None:
+            await problem_response(503, "Not ready yet", "MCP could not be loaded yet: try again.")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class Busy:
@@ -139,7 +167,14 @@ class Process:
         self.host: Host | None = None
         self._watch_ourselves()
         sockets = [socket.socket(fileno=fd) for fd in config["console_fds"]]
-        mounts = [Route("/metrics", self._metrics_page), Route("/api/v1/events", self.live.endpoint)]
+        self.mcp = LateApp()
+        self.jobs: Jobs | None = None
+        mounts = [
+            Route("/metrics", self._metrics_page),
+            Route("/api/v1/events", self.live.endpoint),
+            *page_routes(lambda: (config["proxy_url"], config["console_url"])),
+            Route("/mcp", self.mcp, methods=["GET", "POST", "DELETE"]),
+        ]
         app = build(self.queries, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"], mounts=mounts)
         self.server = Server(app, sockets) if sockets else None
 
@@ -162,6 +197,8 @@ class Process:
             beside.append(spawn(self.residency.run(), name="residency"))
         self.writer.start()
         await asyncio.to_thread(self._resume_sessions)
+        ending = asyncio.Event()
+        mcp = spawn(self._serve_mcp(ending), name="mcp") if self.server is not None else None
         gc.collect()
         gc.freeze()
         await self.stopping.wait()
@@ -170,6 +207,9 @@ class Process:
             task.cancel()
         for number in list(self.pipes):
             self.observer.relay_gone(number, Nanoseconds(time.monotonic_ns()))
+        ending.set()
+        if mcp is not None:
+            await mcp
         await asyncio.to_thread(self.writer.stop)
         if self.export is not None:
             await asyncio.to_thread(self.export.close)
@@ -255,6 +295,42 @@ class Process:
                     last_host = now
                     self.host = self.host or Host()
                     self.observer.beside(self.host.sample())
+
+    async def _serve_mcp(self, ending: asyncio.Event) -> None:
+        """Import the heavy part on a thread, after the proxy is up; then serve MCP until the process ends."""
+        await asyncio.to_thread(importlib.import_module, "probes.mcp_server")
+        from mcp.server.subscriptions import InMemorySubscriptionBus
+        from mcp.server.transport_security import TransportSecuritySettings
+
+        from probes.jobs import Jobs
+        from probes.mcp_server import Feed, build, updated
+
+        bus = InMemorySubscriptionBus()
+
+        def announce(name: str, data: dict[str, Any]) -> None:
+            self.live.publish(name, data)
+            spawn(updated(bus, data["id"]), name="run update")
+
+        db = self.plan["db"]
+        directory = Path(db).parent / "runs" if db else Path(tempfile.gettempdir()) / f"qm-proxy-runs-{os.getuid()}"
+        if not self.plan.get("read_only"):
+            self.jobs = Jobs(self.config["upstream_url"], directory, self.writer.run, announce)
+            unfinished = [row for state in ("queued", "running") for row in self.queries.runs(limit=100, state=state)["items"]]
+            self.jobs.adopt(unfinished)
+
+        def models() -> list[str]:
+            latest = self.residency.latest
+            return [m.name for m in latest.models] if latest else []
+
+        feed = Feed(self.live.after, self.live.wait, lambda: self.live.last_seq)
+        server = build(self.queries, self.status, feed, self.jobs, version=__version__, models=models, bus=bus)
+        # Host and Origin are judged by the console's guard, for every route alike
+        server.streamable_http_app(transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False))
+        async with server.session_manager.run():
+            self.mcp.arrived(server.session_manager.handle_request)
+            await ending.wait()
+            if self.jobs is not None:
+                await self.jobs.close()
 
     # --- the joints ---------------------------------------------------------------------------------------------------
 
