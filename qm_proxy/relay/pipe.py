@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 __all__ = [
-    "HEADER_BYTES",
     "LAG_UNKNOWN",
     "MAX_PAYLOAD",
     "RECORD",
@@ -49,8 +48,7 @@ LAG_UNKNOWN = 0xFFFF_FFFF
 _MAGIC = b"QMB" + bytes([VERSION])
 _HEADER = struct.Struct("<4sHQQQQI")
 _CRC = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _CRC.size
-"""What precedes each payload."""
+_HEADER_SIZE = _HEADER.size + _CRC.size
 RECORD = struct.Struct("<BQQQII")
 _ORDER = struct.Struct("<4sBQII")
 _ORDER_MAGIC = b"QMO" + bytes([VERSION])
@@ -141,7 +139,7 @@ class Reader:
         buffer += data
         batches: list[Batch] = []
         offset = 0
-        while len(buffer) - offset >= HEADER_BYTES:
+        while len(buffer) - offset >= _HEADER_SIZE:
             magic, relay, sequence, batches_lost, records_lost, bytes_lost, length = _HEADER.unpack_from(buffer, offset)
             (crc,) = _CRC.unpack_from(buffer, offset + _HEADER.size)
             if magic != _MAGIC or length > MAX_PAYLOAD or crc != zlib.crc32(memoryview(buffer)[offset : offset + _HEADER.size]):
@@ -150,10 +148,10 @@ class Reader:
                 self.skipped_bytes += jump - offset
                 offset = jump
                 continue
-            end = offset + HEADER_BYTES + length
+            end = offset + _HEADER_SIZE + length
             if end > len(buffer):
                 break
-            payload = bytes(memoryview(buffer)[offset + HEADER_BYTES : end])
+            payload = bytes(memoryview(buffer)[offset + _HEADER_SIZE : end])
             batches.append(Batch(relay, sequence, batches_lost, records_lost, bytes_lost, payload))
             offset = end
         del buffer[:offset]

@@ -2,9 +2,9 @@
 
 Rules that hold here:
 
-- Forwarding came first. Nothing here can delay or fail a stream: what the pipe does not take at once waits in a queue of at
+- Forwarding came first. Nothing here can delay or fail a stream: what the pipe does not take at once waits in a `Spill` of at
   most `QUEUE_BYTES`; beyond that whole batches are dropped and counted, and the next header says so.
-- Under pressure the bulk goes first: with half the queue full, a read of `BULK_BYTES` or more is recorded as skipped (its
+- Under pressure the bulk goes first: with five sixths of that waiting, a read of `BULK_BYTES` or more is recorded as skipped (its
   number of bytes, not the bytes), so that one upload does not cost the other streams their tokens.
 - The timer is armed only while something waits to be sent.
 """
@@ -15,17 +15,20 @@ import asyncio
 import socket
 import struct
 import time
-from collections import deque
 
-from qm_proxy.relay.pipe import HEADER_BYTES, RECORD, Kind, batch_header
+from qm_proxy.relay.pipe import RECORD, Kind, batch_header
+from qm_proxy.relay.spill import Spill
 
 __all__ = ["BATCH_BYTES", "BULK_BYTES", "FLUSH_S", "QUEUE_BYTES", "Tap"]
 
 FLUSH_S = 0.025
 BATCH_BYTES = 64 * 1024
-QUEUE_BYTES = 3 * 1024 * 1024
+QUEUE_BYTES = 48 * 1024 * 1024  # the largest request that is copied, and room for the streams beside it
 BULK_BYTES = 8 * 1024
-_RETRY_S = 0.1  # while the observer does not read
+_PIECE_BYTES = 128 * 1024
+_AT_ONCE_BYTES = 1024 * 1024  # sent in one go: the streams come first
+_SOON_S = 0.005  # while the observer reads and more waits
+_LATEST_S = 0.2  # while it does not read
 _LAST_TRY_S = 0.01
 _SKIPPED = 10  # Kind.CLIENT_SKIPPED − Kind.CLIENT_DATA, and the same for upstream
 _DATA = (int(Kind.CLIENT_DATA), int(Kind.UPSTREAM_DATA))
@@ -35,17 +38,21 @@ _NUMBER = struct.Struct("<Q")
 class Tap:
     """The relay's end of the pipe. `pipe` is a non-blocking stream socket, or None: then everything is counted as dropped."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pipe: socket.socket | None, relay: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pipe: socket.socket | None, relay: int, *, queue_bytes: int = QUEUE_BYTES
+    ) -> None:
         self._loop = loop
         self._pipe = pipe
         self._lost = pipe is None
         self._relay = relay
         self._batch = bytearray()
-        self._queue: deque[memoryview] = deque()
+        self._rest = memoryview(b"")  # of the batch that the pipe has taken in part; before all that is spilled
+        self._spill = Spill(queue_bytes)
+        self._pressure_bytes = queue_bytes * 5 // 6
+        self._retry_s = FLUSH_S
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._sequence = 0
-        self.pending_bytes = 0
         self.dropped_batches = 0
         self.dropped_records = 0
         self.dropped_bytes = 0
@@ -55,7 +62,7 @@ class Tap:
     def add(self, kind: int, connection: int, t_ns: int, offset: int, lag_ns: int, data: memoryview | bytes = b"") -> None:
         """One record; `offset` as pipe.py says. The bytes are copied here and may be reused."""
         size = len(data)
-        if size >= BULK_BYTES and self.pending_bytes > QUEUE_BYTES // 2 and kind in _DATA:
+        if size >= BULK_BYTES and self._spill.waiting > self._pressure_bytes and kind in _DATA:
             self.skip(kind, connection, t_ns, offset, lag_ns, size)
             return
         batch = self._batch
@@ -71,13 +78,21 @@ class Tap:
         self.skipped_bytes += size
         self.add(kind + _SKIPPED, connection, t_ns, offset, lag_ns, _NUMBER.pack(size))
 
+    @property
+    def pending_bytes(self) -> int:
+        """What waits for the pipe."""
+        return len(self._rest) + self._spill.waiting
+
     def flush(self) -> None:
         """Close the batch and send what the pipe takes now."""
         if self._batch:
             self._close_batch()
-        self._send()
-        if self._queue and self._timer is None:
-            self._arm(_RETRY_S)
+        before = self.pending_bytes
+        if before:
+            self._send()
+            self._retry_s = _SOON_S if self.pending_bytes < before else min(2 * self._retry_s, _LATEST_S)
+            if self.pending_bytes and self._timer is None:
+                self._arm(self._retry_s)
 
     def take_late_ns(self) -> int:
         late, self.late_ns = self.late_ns, 0
@@ -87,7 +102,7 @@ class Tap:
         """At the end, when no stream is left: give the observer so much time to take what waits."""
         self.flush()
         deadline = self._loop.time() + patience_s
-        while self._queue and self._loop.time() < deadline:
+        while self.pending_bytes and self._loop.time() < deadline:
             await asyncio.sleep(_LAST_TRY_S)
             self._send()
 
@@ -95,6 +110,7 @@ class Tap:
         """What waits is lost."""
         if self._timer is not None:
             self._timer.cancel()
+        self._spill.clear()
         if self._pipe is not None:
             self._pipe.close()
 
@@ -109,41 +125,39 @@ class Tap:
             dropped_bytes=self.dropped_bytes,
         )
         self._sequence += 1
-        if self._lost or (self._queue and self.pending_bytes + len(payload) > QUEUE_BYTES):
+        if self._lost:
             self._count_drop(payload)
-            payload.clear()
-            return
-        batch = memoryview(head + payload)
+        elif not self.pending_bytes:
+            self._rest = memoryview(head + payload)
+        elif not self._spill.put(head + payload):
+            self._count_drop(payload)
         payload.clear()
-        self.pending_bytes += len(batch)
-        self._queue.append(batch)
 
     def _send(self) -> None:
-        queue, pipe = self._queue, self._pipe
-        while queue:
-            batch = queue[0]
+        pipe, left = self._pipe, _AT_ONCE_BYTES
+        assert pipe is not None  # without one nothing waits
+        while left > 0:
+            if not self._rest:
+                if not self._spill.waiting:
+                    return
+                self._rest = memoryview(self._spill.take(_PIECE_BYTES))
             try:
-                assert pipe is not None  # without one nothing is queued
-                sent = pipe.send(batch)
+                sent = pipe.send(self._rest)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:  # the other end is gone for good (a new observer reads the old one's pipe)
                 self._lose_pipe()
                 return
-            self.pending_bytes -= sent
-            if sent == len(batch):
-                queue.popleft()
-            else:
-                queue[0] = batch[sent:]
+            self._rest = self._rest[sent:]
+            left -= sent
 
     def _lose_pipe(self) -> None:
         self._lost = True  # the socket is closed with the tap: the guard may still be watching it
-        for batch in self._queue:
-            self._count_drop(memoryview(batch.obj)[HEADER_BYTES:])  # the whole batch, also where a part of it was sent
-        self._queue.clear()
-        self.pending_bytes = 0
+        self.dropped_bytes += self.pending_bytes
+        self._rest = memoryview(b"")
+        self._spill.clear()
 
-    def _count_drop(self, payload: bytearray | memoryview) -> None:
+    def _count_drop(self, payload: bytearray) -> None:
         self.dropped_batches += 1
         self.dropped_bytes += len(payload)
         offset = 0

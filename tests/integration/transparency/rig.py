@@ -362,9 +362,9 @@ class RelayProcess:
         return stats
 
     def settled(self) -> dict[str, Any]:
-        """The stats, once no connection is open."""
+        """The stats, once no connection is open and the pipe, if somebody reads it, has taken everything."""
         deadline = time.monotonic() + PATIENCE_S
-        while (stats := self.stats())["connections_open"]:
+        while (stats := self.stats())["connections_open"] or (self._copy is not None and stats["pending_bytes"]):
             assert time.monotonic() < deadline, stats
         return stats
 
