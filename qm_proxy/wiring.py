@@ -39,7 +39,7 @@ from qm_proxy.console.app import Server, build, names_of_sockets
 from qm_proxy.console.live import Live
 from qm_proxy.console.page import page_routes
 from qm_proxy.detect.detector import Detector
-from qm_proxy.errors import StoreError
+from qm_proxy.errors import SettingsError, StoreError
 from qm_proxy.events import Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
 from qm_proxy.findings import Finding
@@ -175,7 +175,15 @@ class Process:
             *page_routes(lambda: (config["proxy_url"], config["console_url"])),
             Route("/mcp", self.mcp, methods=["GET", "POST", "DELETE"]),
         ]
-        app = build(self.queries, self.status, names=names_of_sockets(sockets), token=self.plan["console_token"], mounts=mounts)
+        app = build(
+            self.queries,
+            self.status,
+            names=names_of_sockets(sockets),
+            token=self.plan["console_token"],
+            mounts=mounts,
+            start=self._start_run,
+            cancel=self._cancel_run,
+        )
         self.server = Server(app, sockets) if sockets else None
 
     # --- the life of the process --------------------------------------------------------------------------------------
@@ -331,6 +339,18 @@ class Process:
             await ending.wait()
             if self.jobs is not None:
                 await self.jobs.close()
+
+    def _start_run(self, kind: str, model: Any, settings: dict[str, Any]) -> dict[str, Any]:
+        if self.jobs is None:
+            raise SettingsError("No probes can be started here yet.", remedy="Try again in a few seconds.")
+        return {k: v for k, v in self.jobs.start(kind, str(model), **settings).row().items() if v is not None}
+
+    async def _cancel_run(self, run_id: str) -> dict[str, Any] | None:
+        job = None if self.jobs is None else self.jobs.jobs.get(run_id)
+        if job is None or self.jobs is None:
+            return None
+        await self.jobs.cancel(job)
+        return {k: v for k, v in job.row().items() if k not in ("result", "report")}
 
     # --- the joints ---------------------------------------------------------------------------------------------------
 

@@ -13,13 +13,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from qm_proxy.console.guard import problem
+from qm_proxy.errors import QmError, SettingsError
 from qm_proxy.store.queries import Archive
 
 __all__ = ["Status", "problem_response", "routes"]
 
 Status = Callable[[], dict[str, Any]]
 Endpoint = Callable[[Request], Awaitable[Response]]
+StartRun = Callable[[str, Any, dict[str, Any]], dict[str, Any]]
+CancelRun = Callable[[str], Awaitable[dict[str, Any] | None]]
 LIMIT_MAX = 500
+RUN_KINDS = {"inspect", "audit", "agent", "report"}
+RUN_SETTINGS = {"quick", "seed", "tiers", "max_tokens"}
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -53,8 +58,17 @@ def _filters(request: Request, allowed: tuple[str, ...]) -> dict[str, str]:
     return {name: request.query_params[name] for name in allowed if name in request.query_params}
 
 
-def routes(queries: Archive, status: Status) -> list[Route]:
-    """The API's routes. `status` is called for each request of `/api/v1/status`."""
+def _no_jobs(kind: str, model: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    raise SettingsError("This console starts no probes.", remedy="Use qm-proxy inspect, audit or agent.")
+
+
+async def _no_cancel(run_id: str) -> dict[str, Any] | None:
+    return None
+
+
+def routes(queries: Archive, status: Status, start: StartRun = _no_jobs, cancel: CancelRun = _no_cancel) -> list[Route]:
+    """The API's routes. `status` is called for each request of `/api/v1/status`; `start` and `cancel` are the probes' jobs:
+    (kind, model, settings) → the run as JSON, raising `QmError`; run id → the run, or `None`."""
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok", "name": "qm-proxy"})
@@ -82,6 +96,33 @@ def routes(queries: Archive, status: Status) -> list[Route]:
 
         return answer
 
+    async def report(request: Request) -> Response:
+        found = await run_in_threadpool(queries.run, request.path_params["id"])
+        if found is None or not found.get("report"):
+            raise HTTPException(404, f"No report of a run {request.path_params['id']!r}: it is not finished, or never was")
+        return Response(found["report"], media_type="text/markdown")
+
+    async def start_run(request: Request) -> Response:
+        try:
+            asked = json.loads(await request.body())
+            kind, model = asked.pop("kind"), asked.pop("model")
+        except (ValueError, KeyError, AttributeError, TypeError) as exc:
+            raise HTTPException(400, 'Send a JSON object such as {"kind": "inspect", "model": "…", "quick": true}') from exc
+        if (unknown := sorted(set(asked) - RUN_SETTINGS)) or kind not in RUN_KINDS:
+            what = f"setting {unknown[0]!r}" if unknown else f"kind {kind!r}"
+            known = ", ".join(sorted(RUN_SETTINGS if unknown else RUN_KINDS))
+            raise HTTPException(400, f"There is no {what}; there are: {known}")
+        try:
+            return _json(start(kind, model, asked), 202)
+        except QmError as exc:
+            raise HTTPException(409, str(exc)) from exc
+
+    async def cancel_run(request: Request) -> Response:
+        found = await cancel(request.path_params["id"])
+        if found is None:
+            raise HTTPException(404, f"No run {request.path_params['id']!r} that could be cancelled")
+        return _json(found)
+
     return [
         Route("/healthz", healthz),
         Route("/api/v1/status", get_status),
@@ -92,5 +133,8 @@ def routes(queries: Archive, status: Status) -> list[Route]:
         Route("/api/v1/sessions", listing(queries.sessions, "model", "client", "finding", "since")),
         Route("/api/v1/sessions/{id}", one(queries.session, "session")),
         Route("/api/v1/runs", listing(queries.runs, "state")),
+        Route("/api/v1/runs", start_run, methods=["POST"]),
         Route("/api/v1/runs/{id}", one(queries.run, "run")),
+        Route("/api/v1/runs/{id}", cancel_run, methods=["DELETE"]),
+        Route("/api/v1/runs/{id}/report", report),
     ]

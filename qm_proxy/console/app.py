@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from qm_proxy.console.api import Status, http_problem, routes
+from qm_proxy.console.api import CancelRun, StartRun, Status, http_problem, routes
 from qm_proxy.console.guard import Guard, names_of
 from qm_proxy.store.queries import Archive
 
@@ -26,9 +27,12 @@ def build(
     names: frozenset[str],
     token: str | None = None,
     mounts: Sequence[BaseRoute] = (),
+    start: StartRun | None = None,
+    cancel: CancelRun | None = None,
 ) -> Guard:
     """The ASGI application. `names` are the exact `host:port` it answers to; `mounts` come after the API's routes."""
-    app = Starlette(routes=[*routes(queries, status), *mounts], exception_handlers={HTTPException: http_problem})
+    jobs: dict[str, Any] = {"start": start, "cancel": cancel} if start is not None and cancel is not None else {}
+    app = Starlette(routes=[*routes(queries, status, **jobs), *mounts], exception_handlers={HTTPException: http_problem})
     return Guard(app, names, token)
 
 
