@@ -153,7 +153,7 @@ PHRASES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "need.approval": (
         "approval {id} has not been granted",
-        "it waits for approval {id}",
+        "it may only be done with approval {id}",
         "approval {id} is required and missing",
         "without approval {id} this is closed",
     ),
