@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qm_proxy.events import (
     Asked,
@@ -25,8 +27,11 @@ from qm_proxy.findings import Finding
 from qm_proxy.ids import Ids
 from qm_proxy.measure.known import Known, Place
 from qm_proxy.measure.trajectory import Marker
+from qm_proxy.measure.wall_clock import iso
 from qm_proxy.record import Opened, Placed, Record
 from qm_proxy.sessions import PROMPT_CHARACTERS, Sessions, client_ids
+from qm_proxy.store.sqlite import Stored
+from qm_proxy.store.writer import Writer
 
 S = 10**9
 
@@ -64,10 +69,9 @@ class World:
             previous_response_id=how.pop("previous", None), options=how.pop("options", None), hints=how.pop("body_hints", None),
         )  # fmt: skip
         values: dict[str, Any] = {"client": "aclient", "user_agent": "ua", "hints": {}, "asked": asked, "connection": 1}
-        opened = Opened(
-            id=f"exchange {self.n}", t_ns=Nanoseconds(self.now), started_at="", method="POST", route="/", dialect="ollama",
-            operation=operation, model="m", streamed=True, origin="client", **(values | how),
-        )  # fmt: skip
+        values |= {"id": f"exchange {self.n}", "started_at": "", "t_ns": Nanoseconds(self.now), "operation": operation}
+        values |= {"method": "POST", "route": "/", "dialect": "ollama", "model": "m", "streamed": True, "origin": "client"}
+        opened = Opened(**(values | how))
         self.sessions.opened(opened)
         return opened
 
@@ -724,3 +728,108 @@ def test_two_turns_of_a_real_agent(world: World, client: str, call: PastCall, si
     if title is not None:
         assert title.placed is not None
         assert (title.placed.session_id, title.placed.relation) == (first.placed.session_id, "side")
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+_LINE = "a line that is long enough to be known again by itself"
+_words = st.sampled_from(["", "ok", "go on", "Write a title", _LINE, "\ud800", "x" * 70])
+_calls = st.builds(PastCall, st.sampled_from(["", "call_1", "call_ab12cd34"]), st.sampled_from(["bash", "task"]), _words)
+_any_message = st.builds(
+    Message,
+    role=st.sampled_from(["system", "developer", "user", "assistant", "tool", "function"]),
+    text=_words,
+    calls=st.lists(_calls, max_size=2).map(tuple),
+    call_id=st.sampled_from(["", "call_1"]),
+    is_error=st.sampled_from([None, True, False]),
+)
+_hints = st.dictionaries(
+    st.sampled_from(["x-session-id", "x-parent-session-id", "x-claude-code-agent-id", "thread-id"]),
+    st.sampled_from(["a", "b"]),
+    max_size=3,
+)
+_step = st.fixed_dictionaries(
+    {
+        "messages": st.lists(_any_message, max_size=6),
+        "hints": _hints,
+        "previous": st.sampled_from([None, None, "r1", "r2"]),
+        "operation": st.sampled_from(["chat", "chat", "text_completion"]),
+        "tools": st.sampled_from(["", "bash"]),
+        "said": st.builds(
+            Said,
+            text=_words,
+            calls=st.lists(_calls, max_size=2).map(tuple),
+            ending=st.sampled_from(["complete", "client_disconnect"]),
+            response_id=st.sampled_from([None, "r1", "r2"]),
+            input_tokens=st.sampled_from([None, 0, 100]),
+        ),
+        "close": st.sampled_from([0, 0, 1, 2]),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_step, max_size=14))
+def test_nothing_that_clients_send_upsets_it(steps: list[dict[str, Any]]) -> None:
+    """Every exchange is placed, the numbers of a line grow, time is never negative, and at the end nothing is left in flight."""
+    world = new_world(sessions=3, prompt_characters=500)
+    waiting: list[tuple[Opened, Said]] = []
+    turns: dict[tuple[str, int], int] = {}
+    for step in steps:
+        world.now += S
+        how = {name: step[name] for name in ("hints", "previous", "operation", "tools")}
+        opened = world.open(*step["messages"], **how)
+        placed = opened.placed
+        assert (placed is None) == (not step["messages"] and step["previous"] is None)
+        if placed is not None:
+            line = (placed.session_id, placed.trajectory)
+            assert placed.turn >= turns.get(line, 0)
+            assert placed.turn >= 1
+            assert (placed.wait_s or 0) >= 0
+            assert placed.new_messages <= len(step["messages"])
+            turns[line] = placed.turn
+        waiting.append((opened, step["said"]))
+        for _ in range(step["close"]):
+            if waiting:
+                world.close(*waiting.pop(0))
+    for opened, said in waiting:
+        placed = world.close(opened, said)
+        assert placed is None or (placed.model_s or 0) >= 0
+    assert world.sessions.status()["in_flight"] == 0
+    assert all(t.open == 0 for s in world.sessions.stitcher.known._sessions.values() for t in s.trajectories)
+
+
+def test_a_restart_finds_its_sessions_in_the_database(world: World, tmp_path: Path) -> None:
+    """Whole: stored by the writer, asked back, known again; and without the key, not."""
+    path = tmp_path / "qm.db"
+    writer = Writer(path, linger_s=0.0)
+    writer.start()
+    start = 1_790_000_000
+    ids = Ids()
+
+    def exchange(*messages: Message, said: Said, **how: Any) -> Placed:
+        world.now += 10 * S
+        unix_ns = start * S + world.now
+        opened = world.open(*messages, id=ids.new(unix_ns), started_at=iso(unix_ns), **how)
+        world.close(opened, said)
+        assert opened.placed is not None
+        values: dict[str, Any] = dict.fromkeys(Record.__dataclass_fields__)
+        values |= {name: getattr(opened, name) for name in Opened.__dataclass_fields__ if name in values}
+        values |= {"total_s": 2.0, "ending": "complete", "opened": opened, "findings": [], "tool_calls": []}
+        writer.closed(Record(**values))
+        return opened.placed
+
+    exchange(SYSTEM, U1, said=A1)
+    last = exchange(SYSTEM, U1, A1.message(), U2, said=A2)
+    named = exchange(SYSTEM, U3, said=A1, hints={"x-session-id": "ses_1"})
+    assert writer.stop()
+    rows = Stored(path).recent_turns(0)
+    assert [row["session_id"] for row in rows] == [last.session_id, last.session_id, named.session_id]
+    for key, known in ((b"k", True), (b"another", False)):
+        again = World(Sessions(key=key, new_id=lambda _: ids.new(0)), now=world.now)
+        assert again.sessions.resume(rows, Nanoseconds(again.now), start + again.now / S) == 2
+        goes_on = again.ask(SYSTEM, U1, A1.message(), U2, A2.message(), U3)
+        assert (goes_on.session_id == last.session_id) is known
+        by_id = again.ask(SYSTEM, U3, A1.message(), U1, hints={"x-session-id": "ses_1"})
+        assert by_id.session_id == named.session_id  # the client's own id needs no key
+    assert goes_on.turn == 1
