@@ -38,7 +38,14 @@ from qm_proxy.console.api import problem_response
 from qm_proxy.console.app import Server, build, names_of_sockets
 from qm_proxy.console.live import Live
 from qm_proxy.console.page import page_routes
+from qm_proxy.detect.call_loop import CallLoops
 from qm_proxy.detect.detector import Detector
+from qm_proxy.detect.ends import Ends
+from qm_proxy.detect.schemas import Schemas
+from qm_proxy.detect.stall import Stall
+from qm_proxy.detect.token_loop import TokenLoop
+from qm_proxy.detect.tool_schema import ToolSchema
+from qm_proxy.detect.truncation import Calibration, Truncation
 from qm_proxy.errors import SettingsError, StoreError
 from qm_proxy.events import Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
@@ -145,6 +152,9 @@ class Process:
         self.live = Live()
         self.export = Export(self.metrics, upstream.url, __version__) if any(wanted(s) for s in SIGNALS) else None
         db = None if self.plan["db"] is None else Path(self.plan["db"])
+        self.schemas = Schemas()
+        self.calibration = Calibration()
+        self.call_loops = CallLoops()
         self.sessions = Sessions(key=_key(db), new_id=_session_id, excerpts=self.plan["excerpts"])
         self.writer = Writer(
             db,
@@ -368,9 +378,21 @@ class Process:
         )
 
     def _detectors(self, opened: Opened) -> list[Detector]:
-        """Who watches this exchange."""
-        watch = self.sessions.watch(opened.id)
-        return [] if watch is None else [watch]
+        """Who watches this exchange: the text, the calls, the pace, the window, the end, and the session's line."""
+        asked = opened.asked
+        line = (opened.placed.session_id, opened.placed.trajectory) if opened.placed else None
+        found: list[Detector | None] = [
+            TokenLoop(asked),
+            ToolSchema(asked, self.schemas),
+            Stall(),
+            Ends(opened.dialect),
+            None
+            if asked is None
+            else Truncation(asked, self.calibration, window_tokens=self.residency.window_of(asked.model), line=line),
+            self.call_loops.watch(opened),
+            self.sessions.watch(opened.id),
+        ]
+        return [detector for detector in found if detector is not None]
 
     def _resident(self, residency: Residency) -> None:
         self.observer.beside(residency)
