@@ -145,7 +145,7 @@ def play_compat(task: Task, conduct: Conduct, repeat: int) -> Generator[Ask, Ans
     trace: list[str] = []
     tokens = errors = stalled = 0
     last: list[str] | None = None
-    distance = world.distance()
+    distance = world.distance(retries=False)
 
     def ended(label: Label | None, turn: int, tokens: int, *, skipped: bool = False) -> CompatRun:
         passed = label is None and not skipped
@@ -178,8 +178,8 @@ def play_compat(task: Task, conduct: Conduct, repeat: int) -> Generator[Ask, Ans
             if task.reached(world):
                 return ended(None, turn, tokens)
         calls = [canonical(move.name, move.arguments or {}) for move in reading.moves]
-        progress = world.distance() < distance
-        distance = world.distance()
+        progress = world.distance(retries=False) < distance  # their checkpoints: a retried fault reaches none
+        distance = world.distance(retries=False)
         stalled = stalled + 1 if calls == last and not progress else 0
         last = calls
         if stalled >= _STALL:

@@ -127,14 +127,17 @@ class World:
         own = {f"file:{goal.path}" for goal in self.instance.goals}
         return sorted(key for key in self._changed if key not in own and not self._belongs(key))
 
-    def distance(self) -> int:
-        """Calls that a player who knows everything still needs, `done` included, waiting aside. 0 after a truthful `done`."""
+    def distance(self, *, retries: bool = True) -> int:
+        """Calls that a player who knows everything still needs, `done` included, waiting aside. 0 after a truthful `done`.
+
+        `retries`: count those that transient faults will cost.
+        """
         if self.claim is not None and self.truthful():
             return 0
         if self.instance.down is not None:  # one call meets the outage, the next reports it
             return 1 if self.incident_seen else 2
         calls = [call for index in range(len(self.instance.goals)) for call in self._remaining(index)]
-        repeats = sum(left for tool, left in self._faults.items() if tool in calls)
+        repeats = sum(left for tool, left in self._faults.items() if tool in calls) if retries else 0
         return len(calls) + repeats + 1
 
     # --- inside -----------------------------------------------------------------------------------------------------

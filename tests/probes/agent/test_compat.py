@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -19,7 +20,11 @@ from probes.agent.compat import (
     tasks,
 )
 from probes.agent.dialogue import Conduct
+from probes.agent.generator import generate
 from probes.agent.oracle import Oracle
+from probes.agent.taxonomy import judge
+from probes.agent.tiers import tier_named
+from probes.agent.trace import Played
 from probes.agent.world import World
 from probes.hardware import describe
 from probes.result import Host
@@ -121,6 +126,18 @@ def test_a_spent_budget_is_their_infinite_loop_and_a_cycle_is_not_seen(run: Run)
     drift = run("decoy-lover", "hard").runs[0]
     assert (cycle.label, cycle.turns) == (drift.label, drift.turns) == ("InfiniteLoop", 32)
     assert run("looper", "hard").runs[0].turns < 10
+
+
+def test_a_retried_fault_is_a_loop_to_them_and_none_to_us(play: Callable[..., Played]) -> None:
+    """Three equal 503s in a row: by their rule identical turns without progress, by ours a state that moved on."""
+    task = tasks("hard")[0]
+    stubborn = replace(task, instance=replace(task.instance, transient={"deploy": 3}))
+    run = replay(play_compat(stubborn, Conduct("m"), 0), answer_with("oracle"))
+    assert run.label == "InfiniteLoop"
+    once = replace(task, instance=replace(task.instance, transient={"deploy": 1}))
+    assert replay(play_compat(once, Conduct("m"), 0), answer_with("oracle")).passed
+    ours = generate(tier_named("hard"), 300)
+    assert judge(play(replace(ours, transient={"deploy": 3}), "retrier")).passed
 
 
 def test_a_failing_server_is_left_out(run: Run) -> None:
