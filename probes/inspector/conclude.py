@@ -358,7 +358,7 @@ def _spikes(streams: list[Stream], seed: int) -> Spikes | None:
         interval = poisson_rate(section.count, gaps / 1000)
         section.per_1000 = Statistic.of(1000 * section.count / gaps, interval, n=gaps, unit="per 1 000 gaps")
     section.expected_false = expected_false(streams, seed)
-    section.expected_false_source = "the same gaps without the flagged ones, shuffled 40 times"
+    section.expected_false_source = "the same gaps without the flagged ones, shuffled 20 times"
     total = math.fsum(gap for stream in streams for gap in stream.judged_ms)
     if section.items and total:
         section.worst_ms = max(item.gap_ms for item in section.items)

@@ -122,7 +122,7 @@ def flagged(gaps_ms: Sequence[float]) -> list[tuple[int, float]]:
     return found
 
 
-def expected_false(streams: Sequence[Stream], seed: int, rounds: int = 40) -> float:
+def expected_false(streams: Sequence[Stream], seed: int, rounds: int = 20) -> float:
     """Spikes that the rule finds in these streams when their unflagged gaps are shuffled: chance alone, for as many gaps."""
     draw = random.Random(seed)
     total = 0.0
