@@ -126,7 +126,8 @@ class Live:
         return self._response(seq, wanted)
 
     def _response(self, seq: int, wanted: set[str], first: bytes = b"") -> StreamingResponse:
-        return StreamingResponse(self._stream(seq, wanted, first), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        events = self._stream(seq, wanted, first)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def _stream(self, seq: int, wanted: Iterable[str], first: bytes = b"") -> AsyncIterator[bytes]:
         yield b"retry: 1000\n\n" + first

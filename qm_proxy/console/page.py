@@ -125,7 +125,7 @@ class _Bundle:
         try:
             path = self._directory / f"vega-{version('vl-convert-python')}.js"
         except PackageNotFoundError as exc:
-            raise HTTPException(503, "Charts need vl-convert-python, which is not installed: pip install vl-convert-python") from exc
+            raise HTTPException(503, "Charts need vl-convert-python, which is not installed: pip install it") from exc
         with contextlib.suppress(OSError):
             if kept := await run_in_threadpool(path.read_bytes):
                 return kept
@@ -184,7 +184,7 @@ def _clients_json(proxy: str | None, console: str | None) -> dict[str, Any]:
 
 
 def page_routes(urls: Callable[[], tuple[str | None, str | None]], cache: Path | None = None) -> list[Route]:
-    """`/`, `/page/…` and `/api/v1/clients`. `urls` tells the proxy's and the console's; `cache` defaults to `cache_directory()`."""
+    """`/`, `/page/…` and `/api/v1/clients`. `urls` tells the proxy's and the console's."""
     files = {f"/page/{name}": file for name, file in _read(_PAGE, (".html", ".css", ".js", ".svg")).items()}
     files |= {f"/page/charts/{name}": file for name, file in _read(_CHARTS, (".json",)).items()}
     files["/"] = files.pop("/page/index.html")

@@ -17,7 +17,7 @@ async def _hello(_: Request) -> PlainTextResponse:
 
 
 def client(token: str | None = None) -> TestClient:
-    app = Starlette(routes=[Route("/", _hello), Route("/healthz", _hello)])
+    app = Starlette(routes=[Route(path, _hello) for path in ("/", "/healthz", "/page/main.js", "/api/v1/status")])
     guarded = Guard(app, names_of([("127.0.0.1", 11437)], ["box.local:11437"]), token)
     return TestClient(guarded, base_url="http://127.0.0.1:11437")
 
@@ -50,12 +50,23 @@ def test_origin(origin: str, status: int) -> None:
 
 
 def test_token() -> None:
-    asking = client("s3cret")
-    assert asking.get("/").status_code == 401
-    assert asking.get("/", headers={"authorization": "Bearer wrong"}).status_code == 401
-    assert asking.get("/", headers={"authorization": "bearer s3cret"}).status_code == 200
-    assert asking.get("/", headers={"cookie": "a=b; qm_token=s3cret"}).status_code == 200
-    assert asking.get("/healthz").status_code == 200
+    asking = client("s3cret;=é")
+    status = "/api/v1/status"
+    assert asking.get(status).status_code == 401
+    assert asking.get(status, headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert asking.get(status, headers={"authorization": "bearer s3cret;=é".encode()}).status_code == 200
+    assert asking.get(status, headers={"cookie": "a=b; qm_token=s3cret%3B%3D%C3%A9"}).status_code == 200
+    assert asking.get(status, headers={"cookie": "qm_token="}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/page/main.js"])
+def test_what_holds_nobodys_data_needs_no_token(path: str) -> None:
+    assert client("s3cret").get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/page", "/page/../api/v1/status", "/healthz/"])
+def test_no_way_round_the_token(path: str) -> None:
+    assert client("s3cret").get(path).status_code in (401, 404)
 
 
 def test_two_hosts_are_refused() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
 
 from qm_proxy.console.live import BACKLOG, Live
 
@@ -43,3 +47,21 @@ async def test_stream_frames_and_filters() -> None:
     assert await anext(stream) == b"retry: 1000\n\n"
     assert await anext(stream) == b'id: 2\nevent: finding\ndata: {"b":2}\n\n'
     await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_reader_of_another_life_is_told_and_given_everything() -> None:
+    live = Live()
+    live.publish("run", {"a": 1})
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [(b"last-event-id", b"900")]}
+    answer = await live.endpoint(Request(scope))
+    blocks = [block async for block in _first(answer.body_iterator, 2)]
+    assert b"event: missed" in blocks[0]
+    assert b'data: {"a":1}' in blocks[1]
+
+
+async def _first(source: AsyncIterable[Any], n: int) -> AsyncIterator[bytes]:
+    async for block in source:
+        yield block
+        n -= 1
+        if not n:
+            return

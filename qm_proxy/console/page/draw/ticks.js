@@ -5,6 +5,7 @@ import { h, say } from "../lib/dom.js";
 import { seconds } from "../lib/format.js";
 import { colours, fit } from "./canvas.js";
 
+const WAIT_SHARE = 0.14;
 const TOP = 14; // room for the marks of tool calls
 
 export function tickStrip(exchange, made) {
@@ -17,7 +18,19 @@ export function tickStrip(exchange, made) {
   const readout = h("p.readout", null, hint);
   let at = -1;
 
-  const x = (t, width) => (t / total) * width;
+  // The wait for the first token takes at most this share of the width: what is to be seen comes after it.
+  const first = made[0].t_s;
+  const bend = Math.min(first / total, WAIT_SHARE);
+  const broken = first / total > WAIT_SHARE;
+
+  function x(t, width) {
+    if (t <= first || total <= first) return first ? (t / first) * bend * width : 0;
+    return (bend + ((t - first) / (total - first)) * (1 - bend)) * width;
+  }
+
+  function timeAt(part) {
+    return part <= bend && bend > 0 ? (part / bend) * first : first + ((part - bend) / (1 - bend)) * (total - first);
+  }
 
   function draw() {
     const room = fit(canvas);
@@ -27,7 +40,18 @@ export function tickStrip(exchange, made) {
     c.fillStyle = k.line;
     c.fillRect(0, height - 1, width, 1);
     c.fillStyle = k.wait;
-    c.fillRect(0, height - 4, x(made[0].t_s, width), 3);
+    c.fillRect(0, height - 4, x(first, width), 3);
+    if (broken) {
+      c.fillStyle = k.panel;
+      c.fillRect(x(first, width) / 2 - 3, height - 8, 6, 8);
+      c.strokeStyle = k.muted;
+      c.beginPath();
+      for (const side of [-3, 3]) {
+        c.moveTo(x(first, width) / 2 + side - 2, height);
+        c.lineTo(x(first, width) / 2 + side + 2, height - 8);
+      }
+      c.stroke();
+    }
     const dense = made.length > width / 1.5;
     c.globalAlpha = dense ? 0.5 : 0.9;
     for (const m of made) {
@@ -39,7 +63,8 @@ export function tickStrip(exchange, made) {
       if (!m.stall) continue;
       c.fillStyle = k.stall;
       c.globalAlpha = 0.16;
-      c.fillRect(x(m.t_s - (m.gap_s ?? 0), width), TOP, x(m.gap_s ?? 0, width), height - TOP - 1);
+      const from = x(m.t_s - (m.gap_s ?? 0), width);
+      c.fillRect(from, TOP, x(m.t_s, width) - from, height - TOP - 1);
       c.globalAlpha = 1;
       c.fillRect(x(m.t_s, width) - 1, TOP, 2, height - TOP - 1);
     }
@@ -73,7 +98,7 @@ export function tickStrip(exchange, made) {
   }
 
   function nearest(px) {
-    const t = (px / canvas.clientWidth) * total;
+    const t = timeAt(px / canvas.clientWidth);
     let low = 0;
     let high = made.length - 1;
     while (low < high) {
@@ -82,7 +107,7 @@ export function tickStrip(exchange, made) {
       else high = mid;
     }
     if (low > 0 && t - made[low - 1].t_s < made[low].t_s - t) low -= 1;
-    const reach = (6 / canvas.clientWidth) * total; // a stall near the pointer wins
+    const reach = (6 / canvas.clientWidth) * (total - first); // a stall near the pointer wins
     for (let i = low; i < made.length && made[i].t_s - t <= reach; i += 1) if (made[i].stall) return i;
     for (let i = low; i >= 0 && t - made[i].t_s <= reach; i -= 1) if (made[i].stall) return i;
     return low;
@@ -106,6 +131,7 @@ export function tickStrip(exchange, made) {
   });
   const watch = new ResizeObserver(draw);
   watch.observe(canvas);
-  const axis = h("div.axis", { "aria-hidden": "true" }, [0, 0.25, 0.5, 0.75, 1].map((part) => h("span", null, seconds(part * total))));
+  const axis = h("div.axis", { "aria-hidden": "true" }, [...new Set([0, bend, ...[0.25, 0.5, 0.75, 1].map((p) => bend + p * (1 - bend))])].map((part) =>
+    h("span", { style: { left: `${part * 100}%` } }, seconds(timeAt(part)))));
   return { element: h("div.strip", null, canvas, axis, readout), draw, close: () => watch.disconnect() };
 }

@@ -16,22 +16,23 @@ async function specOf(name) {
   return structuredClone(await specs.get(name));
 }
 
-function look() {
+function look(legend) {
   const css = getComputedStyle(document.documentElement);
   const of = (name) => css.getPropertyValue(`--${name}`).trim();
   const font = "system-ui, sans-serif";
   const words = { labelColor: of("muted"), titleColor: of("muted"), labelFont: font, titleFont: font, titleFontWeight: 500, labelFontSize: 11, titleFontSize: 11 };
   return {
-    background: "transparent", font,
+    background: of("panel"), font,
     axis: { ...words, gridColor: of("line"), domainColor: of("line"), tickColor: of("line") },
-    legend: { ...words, orient: "top", labelColor: of("ink"), symbolType: "square" },
+    axisX: { grid: false, labelOverlap: "greedy", labelSeparation: 8, tickCount: 10 },
+    legend: { ...words, disable: !legend, orient: "top", labelColor: of("ink"), symbolType: "square" },
     title: { color: of("ink"), font },
     view: { stroke: null },
   };
 }
 
 /** A figure that holds the chart; `draw()` makes or renews it, `png()` gives it as a Blob, `close()` ends it. */
-export function chart(name, rows, label, { height = 180 } = {}) {
+export function chart(name, rows, label, { height = 180, fitTime = false, legend = true } = {}) {
   const place = h("div.vega", { role: "img", "aria-label": label, style: { "min-height": `${height + 60}px` } });
   const tip = h("div.tip", { "aria-hidden": "true" });
   const figure = h("figure", null, place, tip);
@@ -46,9 +47,10 @@ export function chart(name, rows, label, { height = 180 } = {}) {
       spec.width = "container";
       spec.height = height;
       spec.autosize = { type: "fit-x", contains: "padding" };
+      if (fitTime) spec.encoding.x = { ...spec.encoding.x, scale: { zero: false, nice: false } };
       recolour(spec);
       const made = await embed(place, spec, {
-        actions: false, ast: true, renderer: "canvas", defaultStyle: false, config: look(), tooltip: (_, event, __, value) => hint(event, value),
+        actions: false, ast: true, renderer: "canvas", defaultStyle: false, logLevel: 1, config: look(legend), tooltip: (_, event, __, value) => hint(event, value),
       });
       view?.finalize();
       view = made.view;

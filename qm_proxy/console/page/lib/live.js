@@ -142,7 +142,7 @@ async function readLists() {
     }
   }
   for (const id of before) await recheck(id);
-  live.recent.sort((a, b) => (a.id < b.id ? 1 : -1));
+  live.recent.sort((a, b) => endOf(b) - endOf(a));
   live.recent.length = Math.min(live.recent.length, RECENT);
   for (const item of findings.items) if (!live.findings.some((x) => x.id === item.id)) live.findings.push(item);
   live.findings.sort((a, b) => (a.id < b.id ? 1 : -1));
@@ -158,6 +158,10 @@ async function recheck(id) {
     live.inFlight.delete(id);
     if (item && !live.recent.some((x) => x.id === id)) live.recent.push(item);
   }
+}
+
+function endOf(x) {
+  return Date.parse(x.started_at) + (x.total_s ?? 0) * 1000;
 }
 
 /** Seconds since the stream began, as of now. */

@@ -20,8 +20,17 @@ export function pill(text, kind, title) {
   return h(`span.pill.${kind}`, { title }, text);
 }
 
-export function phaseBar(x, { legend = false } = {}) {
+/** In the order in which they happen: what a server leaves untold of, where it tells no prefill, is before the first token. */
+function phasesOf(x) {
   const known = PHASES.filter(([name]) => x[name] > 0);
+  const untold = known.at(-1)?.[0] === "unexplained_s" && x.prefill_s == null && x.ttft_s >= x.unexplained_s / 2 ? [known.pop()] : [];
+  const decode = known.findIndex(([name]) => name === "decode_s");
+  known.splice(decode < 0 ? known.length : decode, 0, ...untold.map(([name, label]) => [name, label, "before the first token: this API tells queue, load and prefill not apart"]));
+  return known;
+}
+
+export function phaseBar(x, { legend = false } = {}) {
+  const known = phasesOf(x);
   if (!known.length || !x.total_s) return legend ? h("p.quiet", null, "The server told no phases of this exchange.") : h("span.phases");
   const words = known.map(([name, label]) => `${label} ${seconds(x[name])}`).join(", ");
   const bar = h("span.phases", { role: "img", "aria-label": `Phases: ${words}`, title: words },

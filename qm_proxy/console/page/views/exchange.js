@@ -33,7 +33,7 @@ export function show(place, [id]) {
   function title(x) {
     return h("div.title", null,
       h("h1", null, modelName(x.model ?? x.route), h("span.by", null, ` asked by ${x.client}`)),
-      h("span.marks", null, endingPill(x), x.finish_reason && pill(x.finish_reason, "info", "finish reason"), x.origin === "probe" && pill("probe", "info")));
+      h("span.marks", null, x.ending !== null && endingPill(x), x.finish_reason && pill(x.finish_reason, "info", "finish reason"), x.origin === "probe" && pill("probe", "info")));
   }
 
   function facts(x) {
@@ -102,8 +102,8 @@ export function show(place, [id]) {
       const { rows, of } = waterfallRows(made);
       const stalls = made.filter((m) => m.stall).length;
       const words = `${of} chunks, ${stalls} ${stalls === 1 ? "stall" : "stalls"}${rows.length < of ? `; the chart shows the longest gaps, ${rows.length} of them` : ""}`;
-      const waterfall = chart("waterfall", rows, `Gap before each chunk over time: ${words}`);
-      const histogram = chart("gap_histogram", histogramRows(made), "How often each gap length occurred", { height: 120 });
+      const waterfall = chart("waterfall", rows, `Gap before each chunk over time: ${words}`, { fitTime: true });
+      const histogram = chart("gap_histogram", histogramRows(made), "How often each gap length occurred", { height: 110, legend: false });
       charts = [waterfall, histogram];
       exporter = waterfall;
       closing.push(strip.close, waterfall.close, histogram.close);

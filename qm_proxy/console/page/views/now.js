@@ -41,7 +41,7 @@ export function show(place) {
     const row = h("li", null, h("a.stream", { href: `#/exchange/${one.id}` },
       h("span.s-who", null, h("b", null, modelName(one.model ?? one.route)), h("span", null, one.client)),
       h("span.s-phase"), canvas,
-      h("span.s-num.n", null, h("b"), h("small", null, "tokens")),
+      h("span.s-num.n", null, h("b"), h("small", null, "chunks")),
       h("span.s-num.r", null, h("b"), h("small", null, "tok/s")),
       h("span.s-num.f", null, h("b"), h("small", null, "ttft")),
       h("span.s-num.e", null, h("b"), h("small", null, "elapsed"))));

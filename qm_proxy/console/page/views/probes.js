@@ -11,6 +11,7 @@ const KINDS = [
   ["inspect", "Inspector", "how fast, and how much memory"],
   ["audit", "Audit", "where the context stops working"],
   ["agent", "Agent Report", "whether it can finish long work"],
+  ["report", "Report", "all three, and what they say together"],
 ];
 
 export function progress(run) {
@@ -42,11 +43,10 @@ export function show(place) {
     event.preventDefault();
     const { kind, model, depth } = Object.fromEntries(new FormData(form));
     try {
-      const run = await send("runs", { kind, model, depth });
+      const run = await send("runs", { kind, model, quick: depth === "quick" });
       location.hash = `#/run/${encodeURIComponent(run.run_id ?? run.id)}`;
     } catch (error) {
-      if ([404, 405, 501].includes(error.status)) fill(said, "This console starts no probes; on the command line it is ", h("code", null, command(kind, model, depth === "quick")));
-      else fill(said, h("span.wrong", { role: "alert" }, error.message));
+      fill(said, h("span.wrong", { role: "alert" }, error.message), " On the command line it is ", h("code", null, command(kind, model, depth === "quick")));
     }
   }
 

@@ -36,7 +36,7 @@ export function show(place, [id]) {
       h("div.actions", null,
         going && h("button", { type: "button", onclick: async () => {
           try { await send(`runs/${encodeURIComponent(id)}`, undefined, "DELETE"); load(); }
-          catch (error) { fill(said, [404, 405].includes(error.status) ? "This console cancels no runs: end it where it was started, or with the MCP tool cancel_run." : error.message); }
+          catch (error) { fill(said, error.message); }
         } }, "Cancel"),
         run.report && h("button", { type: "button", onclick: () => download(`${id}.md`, new Blob([run.report], { type: "text/markdown" })) }, "Export Markdown"),
         run.result && h("button", { type: "button", onclick: () => download(`${id}.json`, new Blob([JSON.stringify(run.result, null, 1)], { type: "application/json" })) }, "Export JSON")),

@@ -42,7 +42,7 @@ export function show(place, [id]) {
       turn: t.turn ?? i + 1, tokens: t.input_tokens, output: t.output_tokens, window: t.context_window_tokens,
       broken: Boolean(t.place?.prefix?.broken_at),
     })).filter((r) => r.tokens != null);
-    drawn = rows.length > 1 ? chart("context", rows, "Prompt tokens turn by turn, against the window") : null;
+    drawn = rows.length > 1 ? chart("context", rows, "Prompt tokens turn by turn, against the window", { legend: false }) : null;
     const time = (x.model_s ?? 0) + (x.tools_s ?? 0) + (x.user_s ?? 0);
     const spent = [["model", x.model_s, "decode"], ["tools", x.tools_s, "queue"], ["user", x.user_s, "rest"]].filter(([, s]) => s > 0);
     const rings = ringsOf(x, loops);
