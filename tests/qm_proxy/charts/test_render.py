@@ -38,6 +38,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"tokens": 4096, "band_to": 8192},
         {"tokens": 512, "threshold": 0.75},
     ],
+    "context": [
+        {"turn": 1, "tokens": 900, "output": 60, "window": None, "broken": False},
+        {"turn": 2, "tokens": 1500, "output": None, "window": 4096, "broken": True},
+    ],
     "tiers": [
         {"tier": "easy", "rate": 1.0, "lo": 0.8, "hi": 1.0, "floor": 0.1, "status": "CLEAR"},
         {"tier": "hard", "rate": None, "lo": None, "hi": None, "floor": None, "status": "NOT TESTED"},
