@@ -111,7 +111,7 @@ class ServerSent:
     def feed(self, data: bytes) -> list[tuple[bytes, bytes | None]]:
         """Take bytes; answer with the events they complete."""
         if self._idle and 13 not in data and len(data) <= MAX_RECORD:
-            # The two shapes that an event has when a server flushes each: a third of the general way's time.
+            # The two shapes that an event has when a server flushes each: a quarter of the general way's time.
             line, _, rest = data.partition(b"\n")
             if rest == b"\n":
                 if line.startswith(b"data: "):

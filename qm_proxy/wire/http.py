@@ -208,7 +208,7 @@ class HttpConnection:
         """A read from the upstream."""
         feed = self._u_feed
         if feed is not None and data > b"\x0e" and not data.rpartition(b"\r\n\r\n")[1]:
-            # The hot path: a token's read, inside a chunked body that cannot end here. Half of what the general way takes.
+            # The hot path: a token's read, inside a chunked body that cannot end here: 0.75 of the general way's time.
             # (On a miss `rpartition` takes 0.09 µs, `find` 0.15, `in` 0.24.)
             pieces = self._u_pieces
             try:

@@ -134,7 +134,7 @@ class NativeAnswer(Answer):
             except REFUSED:
                 return self._line(line, t_ns)
             if self._in_stream and record.done is False and record.error is None:
-                # What a token nearly always is, in one frame: 0.8 of what the general way takes.
+                # What a token nearly always is, in one frame: two thirds of the general way's time.
                 message = record.message
                 if message is not None:
                     text, thinking, calls = message.content, message.thinking, message.tool_calls

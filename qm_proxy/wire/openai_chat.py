@@ -191,10 +191,6 @@ def _is_object(text: str) -> bool:
     return True
 
 
-def _says_nothing_else(delta: _Delta) -> bool:
-    return not (delta.reasoning or delta.reasoning_content or delta.refusal or delta.function_call)
-
-
 def _read(record: bytes) -> _Chunk | None:
     try:
         return _decode(record)
@@ -215,11 +211,6 @@ class OpenAIAnswer(ServerSentAnswer):
     def __init__(self) -> None:
         super().__init__()
         self._chunks = _Chunks()
-        self._in_stream = False  # a record was read, and no gap came since
-
-    def missed(self, n_bytes: int, t_ns: Nanoseconds) -> list[Event]:
-        self._in_stream = False
-        return super().missed(n_bytes, t_ns)
 
     def _record(self, name: bytes, record: bytes, t_ns: Nanoseconds, out: list[Event]) -> None:
         try:
@@ -233,15 +224,6 @@ class OpenAIAnswer(ServerSentAnswer):
                 self._malformed(out, t_ns, record)
                 return
             chunk = found
-        if self._in_stream and chunk.usage is None and chunk.error is None and chunk.model and chunk.choices:
-            # What a token nearly always is: half of what the general way takes.
-            choice, *others = chunk.choices
-            delta = choice.delta
-            if delta is not None and not others and not choice.index and choice.finish_reason is None and not choice.text:
-                text = delta.content
-                if type(text) is str and text and delta.tool_calls is None and _says_nothing_else(delta):
-                    out.append(TextDelta(t_ns, text))
-                    return
         self._torn = False
         error = _error(chunk)
         if error is not None:
@@ -256,7 +238,6 @@ class OpenAIAnswer(ServerSentAnswer):
         elif chunk.model == "" and self._standing.model is not None:
             self._fail(out, Failed(t_ns, 200, ""))
             return
-        self._in_stream = True
         self._chunks.payload(chunk, t_ns, out)
 
     def _conclude(self, out: list[Event], t_ns: Nanoseconds) -> None:
