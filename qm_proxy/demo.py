@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class Scene:
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
     leave_after: int | None = None  # records after which the client leaves
-    read_slowly_s: float | None = None  # pause before each read
+    expects: str | None = None  # the kind of finding that the simulated model's fault must bring
+    turns: int = 1  # an agent: so many requests, each with the results of the calls before
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,29 @@ def scenes(round_n: int) -> list[Scene]:
     ]
 
 
+def faults() -> list[Scene]:
+    """What goes wrong with local models, planted once: each with the kind of finding that must name it."""
+    long = "word " * 3000
+    return [
+        Scene("a stream that loops", OPENCODE, "/api/chat", _native("looper", "go on", num_predict=400), expects="loop.token"),
+        Scene(
+            "an agent that repeats one call", OPENCODE, "/api/chat", _agent("agent-looper"), expects="loop.trajectory", turns=6
+        ),
+        Scene("an invented tool", AIDER, "/api/chat", _tooled("bad-tools", "wrong-0"), expects="tool."),
+        Scene("a prompt over the window", CLAUDE, "/api/chat", _native("short-window", long), expects="context.truncated"),
+        Scene("a runner that dies", OPENCODE, "/v1/chat/completions", _openai("mid-crash", "go on"), expects="upstream.aborted"),
+        Scene("a stream without its end", AIDER, "/api/chat", _native("no-done", "go on"), expects="upstream.aborted"),
+    ]
+
+
+def _tooled(model: str, text: str) -> dict[str, Any]:
+    return _native(model, text) | {"tools": TOOLS}
+
+
+def _agent(model: str) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "fix the failing test"}], "tools": TOOLS, "stream": False}
+
+
 # --- the clients ------------------------------------------------------------------------------------------------------
 
 
@@ -207,12 +231,27 @@ async def send(base: str, scene: Scene, label: str) -> Heard:
             if scene.leave_after is not None and len(heard.reads_ns) >= scene.leave_after:
                 heard.left = True
                 break
-            if scene.read_slowly_s is not None:
-                await asyncio.sleep(scene.read_slowly_s)
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+    return heard
+
+
+async def work(base: str, scene: Scene, label: str) -> list[Heard]:
+    """An agent's session: ask, do what the model calls (every result is the same failure), ask again."""
+    messages = list(scene.body["messages"])
+    heard: list[Heard] = []
+    for turn in range(scene.turns):
+        step = replace(scene, body=scene.body | {"messages": messages})
+        one = await send(base, step, f"{label}.{turn}")
+        heard.append(one)
+        answer = json.loads(one.body.partition(b"\r\n\r\n")[2])["message"]
+        calls = answer.get("tool_calls") or []
+        if not calls:
+            break
+        results = [{"role": "tool", "tool_name": c["function"]["name"], "content": "1 failed: expected 4, got 5"} for c in calls]
+        messages = [*messages, answer, *results]
     return heard
 
 
@@ -245,15 +284,17 @@ class Table:
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
-    def series(self, name: str, planted: list[float], found: list[float | None], unit: str, tolerance: float) -> None:
-        """One row for many pairs: their medians, and the 99th percentile of the error."""
+    def series(
+        self, name: str, planted: list[float], found: list[float | None], unit: str, tolerance: float, quantile: float = 0.99
+    ) -> None:
+        """One row for many pairs: their medians, and a high quantile of the error."""
         pairs = [(p, f) for p, f in zip(planted, found, strict=True) if f is not None]
         missing = len(planted) - len(pairs)
         if not pairs:
             self.rows.append(Row(f"{name} (n=0)", None, None, None, unit, False, tolerance))
             return
         errors = sorted(abs(f - p) for p, f in pairs)
-        worst = errors[min(len(errors) - 1, int(len(errors) * 0.99))]
+        worst = errors[min(len(errors) - 1, int(len(errors) * quantile))]
         self.rows.append(
             Row(
                 f"{name} (n={len(pairs)}{f', {missing} missing' if missing else ''})",
@@ -279,11 +320,12 @@ def compare(pairs: list[Pair], direct: list[tuple[dict[str, Any], Heard]]) -> li
     table = Table()
     streams = [p for p in pairs if p.arrivals and payload_times(p.truth) and p.truth["ending"] == "complete"]
     table.series(
-        "time to first token",
+        "time to first token, p90 of the error",
         [(payload_times(p.truth)[0] - p.truth["received_ns"]) / 1e6 for p in streams],
         [_ms(p.found["ttft_s"]) for p in streams],
         "ms",
         (ttft_yard + MARGIN_S) * 1e3,
+        0.9,
     )
     planted_gaps: list[float] = []
     found_gaps: list[float | None] = []
@@ -426,6 +468,14 @@ async def _perform(simulator: Simulator, servant: Servant, limit_s: float | None
     heard: list[Heard] = []
     straight: list[Heard] = []
     round_n = 0
+    planted = faults()
+    broken = await asyncio.gather(
+        *(work(servant.proxy, scene, f"demo-fault-{n}") for n, scene in enumerate(planted) if scene.turns > 1)
+    )
+    singles = [(n, scene) for n, scene in enumerate(planted) if scene.turns == 1]
+    await asyncio.gather(*(_staggered(send(servant.proxy, s, f"demo-fault-{n}"), 0.1 * n) for n, s in singles))
+    labels = {scene.name: [f"demo-fault-{n}"] for n, scene in singles}
+    labels |= {scene.name: [h.label for h in one] for scene, one in zip([s for s in planted if s.turns > 1], broken, strict=True)}
     while not stop.is_set():
         label = f"demo-{round_n}"
         batch = scenes(round_n)
@@ -439,7 +489,9 @@ async def _perform(simulator: Simulator, servant: Servant, limit_s: float | None
     await asyncio.sleep(0.6)  # what closed last is readable within that
     if follower is not None:
         follower.cancel()
-    rows = await asyncio.to_thread(_judge, simulator, servant, heard, straight)
+    rows = await asyncio.to_thread(
+        _judge, simulator, servant, heard, straight, {s.name: (s.expects or "", labels[s.name]) for s in planted}
+    )
     missed = [row for row in rows if not row.within]
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=2))
@@ -454,7 +506,9 @@ async def _staggered(work: Any, delay_s: float) -> Heard:
     return heard
 
 
-def _judge(simulator: Simulator, servant: Servant, heard: list[Heard], straight: list[Heard]) -> list[Row]:
+def _judge(
+    simulator: Simulator, servant: Servant, heard: list[Heard], straight: list[Heard], planted: dict[str, tuple[str, list[str]]]
+) -> list[Row]:
     truths = {t["label"]: t for t in simulator.truths() if t["label"]}
     found: dict[str, dict[str, Any]] = {}
     cursor: str | None = ""
@@ -473,7 +527,35 @@ def _judge(simulator: Simulator, servant: Servant, heard: list[Heard], straight:
     rows.insert(
         0, Row("requests observed", len(heard), len(pairs), abs(len(heard) - len(pairs)), "", len(heard) == len(pairs), 0.0)
     )
+    return rows + _faults_found(found, planted) + [_nothing_else(found, planted, pairs)]
+
+
+def _faults_found(found: dict[str, dict[str, Any]], planted: dict[str, tuple[str, list[str]]]) -> list[Row]:
+    """One row for each planted fault: the kind that must name it beside the kinds that were found in its exchanges."""
+    rows = []
+    for name, (kind, labels) in planted.items():
+        kinds = {f["kind"] for label in labels if label in found for f in found[label]["findings"]}
+        named = sorted(k for k in kinds if k.startswith(kind))
+        rows.append(Row(name, kind.rstrip("."), ", ".join(named) or None, None, "", bool(named)))
     return rows
+
+
+def _nothing_else(found: dict[str, dict[str, Any]], planted: dict[str, tuple[str, list[str]]], pairs: list[Pair]) -> Row:
+    """Findings where nothing was planted. A pause that the simulated Ollama really made (the machine stopped it) is no false one."""
+    faulty = {label for _, labels in planted.values() for label in labels}
+    of = {p.found["id"]: p for p in pairs}
+    false = 0
+    for label, row in found.items():
+        for finding in [] if label in faulty else row["findings"]:
+            pair = of.get(row["id"])
+            false += not (finding["kind"] == "stall" and pair is not None and _really_paused(pair))
+    return Row("findings where nothing was planted", 0, false, false, "", false == 0, 0.0)
+
+
+def _really_paused(pair: Pair) -> bool:
+    """Whether this stream, as it was really written, had a pause of more than twice its usual gap and 10 ms."""
+    gaps = sorted((b - a) / 1e6 for a, b in pairwise(payload_times(pair.truth)))
+    return bool(gaps) and gaps[-1] > 2 * gaps[len(gaps) // 2] + 10
 
 
 class Screen:

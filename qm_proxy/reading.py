@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from qm_proxy.errors import QmError, SettingsError
+from qm_proxy.ids import unix_ms_of
+from qm_proxy.measure.wall_clock import iso
 from qm_proxy.store.sqlite import Stored
 from qm_proxy.terminal import seconds
 from qm_proxy.waterfall import draw
@@ -48,7 +50,7 @@ def _session_line(s: Json) -> str:
 def list_findings(stored: Stored, **filters: Any) -> tuple[Json, list[str]]:
     page = stored.findings(**filters)
     lines = [
-        f"{_clock(f.get('found_at') or f.get('at'))}  {f['severity']:<9} {f['kind']:<18} {f['summary']}"
+        f"{_clock(iso(unix_ms_of(f['id']) * 1_000_000))}  {f['severity']:<9} {f['kind']:<18} {f['summary']}"
         + (f"  ({f['exchange_id']})" if f.get("exchange_id") else "")
         for f in page["items"]
     ]
