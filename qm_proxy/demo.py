@@ -541,7 +541,7 @@ def _faults_found(found: dict[str, dict[str, Any]], planted: dict[str, tuple[str
 
 
 def _nothing_else(found: dict[str, dict[str, Any]], planted: dict[str, tuple[str, list[str]]], pairs: list[Pair]) -> Row:
-    """Findings where nothing was planted. A pause that the simulated Ollama really made (the machine stopped it) is no false one."""
+    """Findings where nothing was planted. A pause that the simulated Ollama really made is no false one."""
     faulty = {label for _, labels in planted.values() for label in labels}
     of = {p.found["id"]: p for p in pairs}
     false = 0
