@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import Protocol, cast
 
 from probes.sim.http import REASONS, UNREAD_LIMIT, Request, Response
 from qm_proxy.tasks import spawn
@@ -61,8 +61,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by class
         self._registry.add(self)
 
     def data_received(self, data: bytes) -> None:
