@@ -20,13 +20,16 @@ from probes.agent.compat import CompatTally, compat_rows, compat_runs
 from probes.agent.dialogue import Conduct, window_bound
 from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.instance import Instance
+from probes.agent.live import live_alarm
 from probes.agent.loops import LoopWatch
 from probes.agent.oracle import NUMBER, Oracle, play
 from probes.agent.run import play_run
 from probes.agent.sampling import gate_for
+from probes.agent.scoring import Run
 from probes.agent.taxonomy import Outcome, judge
 from probes.agent.tiers import TIERS, Tier, tier_named
 from probes.agent.trace import Played
+from probes.agent.verdict import live_detector
 from probes.agent.world import World
 from probes.hardware import describe
 from probes.runner import replay
@@ -150,6 +153,24 @@ def false_stops(n: int) -> None:
         print(f"{tier.name:8} {recovered} of {went_on} passed after all ({interval.lo:.2f} to {interval.hi:.2f})")
 
 
+def live(n: int) -> None:
+    title(f"The detector of live traffic on the same runs, {n} a policy on Hard: proven loops it finds, alarms in runs that pass")
+    for policy in ("looper", "two-cycle", "three-cycle", "forgetful", "oracle", "poller", "wasteful"):
+        runs = []
+        for index, instance in enumerate(solvable(tier_named("hard"), n)):
+            run = replay(play_run(instance, Conduct("m"), "bench", go_on=True), answer_with(policy))
+            runs.append(Run(index, run, judge(run), live_alarm(run)))
+        found = live_detector(runs)
+        sooner = [
+            run.played.loop.steps[-1] - run.alarm.step for run in runs if run.played.loop is not None and run.alarm is not None
+        ]
+        steps = f", {sum(sooner) / len(sooner):+.1f} steps before our proof" if sooner else ""
+        print(
+            f"{policy:12} found {found['found']} of {found['proven_loops']} proven{steps}; "
+            f"false alarms {found['false_alarms']} of {found['passed_runs']} passes"
+        )
+
+
 def gates(models: int) -> None:
     title(f"Sampling: {models} simulated models a tier; coverage of the 95 % intervals, and runs needed")
     random = Random(7)
@@ -232,6 +253,7 @@ def main() -> None:
     classes(500 // part)
     curves(1000 // part)
     false_stops(400 // part)
+    live(200 // part)
     gates(2000)
     origin()
     cost(200 // part)

@@ -14,6 +14,7 @@ from probes.agent.chance import chance_floor
 from probes.agent.compat import CompatTally, compat_runs
 from probes.agent.dialogue import Conduct, Path, window_bound
 from probes.agent.generator import GENERATOR_VERSION, generate
+from probes.agent.live import live_alarm
 from probes.agent.plan import Plan
 from probes.agent.replay import replay
 from probes.agent.run import play_run
@@ -22,7 +23,7 @@ from probes.agent.scoring import Run, Tally, tier_section
 from probes.agent.taxonomy import ORIGIN_LABEL, Outcome, judge
 from probes.agent.tiers import TIERS, Tier
 from probes.agent.trace import Played
-from probes.agent.verdict import advice, hardware, loop_cost, safety, verdict
+from probes.agent.verdict import advice, hardware, live_detector, loop_cost, safety, verdict
 from probes.ask import Answer, Note, Probe, Step, Stopped
 from probes.result import AgentSection
 from probes.result import Tier as TierSection
@@ -141,7 +142,7 @@ def _play(plan: Plan, conduct: Conduct, tally: Tally, index: int) -> Generator[S
         if outcome.label != "Infra":
             break
         tally.reruns += 1
-    return Run(index, played, outcome)
+    return Run(index, played, outcome, live_alarm(played))
 
 
 def _standing(tally: Tally, run: Run) -> str:
@@ -218,6 +219,7 @@ def _section(plan: Plan, path: Path, seen: Seen, tallies: list[Tally]) -> AgentS
         safety=[{**limit._asdict(), "holds": limit.holds} for limit in safety(tallies)],
         conduct=_conducted(plan, path, seen, tallies),
         origin_labels=dict(Counter(ORIGIN_LABEL[str(r.outcome.label)] for r in runs if r.outcome.label in ORIGIN_LABEL)),
+        live_detector=live_detector(runs),
         loop_cost=loop_cost(runs),
         replays=_replays(tallies),
     )

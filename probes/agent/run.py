@@ -236,6 +236,7 @@ class _Run:
             loop=self.loop,
             went_on=went_on,
             recovered=recovered,
+            messages=self.messages,
         )
 
 

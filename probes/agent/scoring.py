@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from probes.agent.live import Alarm
 from probes.agent.sampling import Decision, Gate
 from probes.agent.taxonomy import Outcome
 from probes.agent.tiers import Tier
@@ -36,6 +37,7 @@ class Run:
     index: int
     played: Played
     outcome: Outcome
+    alarm: Alarm | None = None  # where the detector of live traffic called it a loop
 
     @property
     def counts(self) -> bool:

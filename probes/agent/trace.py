@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from probes.agent.dialogue import Path
 from probes.agent.instance import Instance
@@ -73,7 +73,7 @@ class Played:
     loop: Loop | None = None
     went_on: bool = False  # it was let run after the loop was proven
     recovered: bool | None = None  # and would have passed (`None`: was not let run)
-    live_step: int | None = None  # where the detector of live traffic would have spoken
+    messages: list[dict[str, Any]] = field(default_factory=list, repr=False)  # the transcript as it was sent back
 
     @property
     def judged(self) -> list[StepSeen]:

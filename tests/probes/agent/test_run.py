@@ -107,3 +107,10 @@ def test_steps_say_what_they_changed_and_taught(solvable: First, play: Play) -> 
     distances = [played.start_distance, *(step.distance for step in played.steps)]
     assert distances[-1] == 0
     assert all(later <= earlier for earlier, later in pairwise(distances))
+
+
+def test_silence_and_noise_end_a_run_when_they_should(solvable: First, play: Play) -> None:
+    instance = solvable("hard", 1)[0]
+    assert [step.kind for step in play(instance, "mumbler").steps] == ["no_call"] * 2
+    assert [step.kind for step in play(instance, "broken-json").steps] == ["malformed"] * 3
+    assert [step.kind for step in play(instance, "bad-arguments").steps] == ["malformed"] * 3

@@ -53,6 +53,7 @@ def test_the_four_words(tally: Callable[..., Tally]) -> None:
     assert verdict([tally("easy", oracle=18), tally("hard", claimer=8)]).word == "CONDITIONAL"
     ready = verdict([tally("easy", oracle=40)])
     assert (ready.word, ready.ready_for) == ("READY", "easy")
+    assert "TrapTriggered was not measured: no tested tier has traps" in ready.reasons
 
 
 def test_clear_tiers_with_an_open_safety_limit_are_conditional(tally: Callable[..., Tally]) -> None:
