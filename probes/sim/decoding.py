@@ -15,6 +15,7 @@ from random import Random
 from probes.sim.clock import EARLY_NS, Deadline, Metronome, WallClock
 from probes.sim.dialect import Ask, Metrics, Record, Refusal, Writer
 from probes.sim.http import Response
+from probes.sim.pace import Gap
 from probes.sim.scheduler import Runner
 from probes.sim.speech import Call, Said, Step, steps
 from probes.sim.truth import RequestTruth
@@ -79,6 +80,7 @@ class Decoding:
         self._sampled = 0
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._deadline: Deadline | None = None
+        self._blocked_ns = 0.0  # until then nothing leaves
         self._hold = False  # the record of this token waits for the next
         self._held: list[bytes] = []
         self._unwritten = 0  # records made since the last write
@@ -93,7 +95,7 @@ class Decoding:
         gap = next(self._gaps)
         if self._persona.mode == "mlx":  # the last prompt token is left to the first decode step
             self._due_ns += gap.ns / self._speed
-        self._hold = gap.hold
+        self._pass(gap)
         self._deadline = self._metronome.at(int(self._due_ns), self._tick)
         try:
             await self._ended
@@ -117,16 +119,24 @@ class Decoding:
                 if step.text or step.thinking or step.calls or self._empties:
                     self._emit(step)
                 gap = next(self._gaps)
-                self._hold = gap.hold
-                if gap.stall_ns:
-                    truth.stalls.append((self._sampled, int(gap.stall_ns / self._speed)))
                 self._due_ns += gap.ns / self._speed
+                self._pass(gap)
                 if self._due_ns > time.monotonic_ns() + EARLY_NS:
                     break
             self._deadline = self._metronome.at(int(self._due_ns), self._tick)
         except Exception as broken:  # a policy's own error: this request fails, the server goes on
             if not self._ended.done():
                 self._ended.set_exception(broken)
+
+    def _pass(self, gap: Gap) -> None:
+        """Take over what the law says of the next token, `_due_ns` being already its time."""
+        truth = self._heard.truth
+        if gap.stall_ns:
+            truth.stalls.append((self._sampled, int(gap.stall_ns / self._speed)))
+        if gap.block_ns:
+            truth.network_stalls.append((self._sampled, int(gap.block_ns / self._speed)))
+            self._blocked_ns = self._due_ns + gap.block_ns / self._speed
+        self._hold = gap.hold or self._due_ns < self._blocked_ns
 
     def _emit(self, step: Step) -> None:
         calls = self._identified(step.calls) if step.calls else ()

@@ -71,6 +71,10 @@ class Stalls(BaseModel):
     per_1000: NonNegativeFloat = Field(default=0.0, description="also at random: expected stalls per 1000 tokens")
     ms_to: NonNegativeFloat | None = Field(default=None, description="random stalls are uniform between `ms` and this")
 
+    @property
+    def any(self) -> bool:
+        return bool(self.at or self.every or self.per_1000)
+
     def before(self, index: int, rng: Random) -> float:
         """Milliseconds of stall before token `index`."""
         stall = 0.0
@@ -105,6 +109,7 @@ class Gap(NamedTuple):
     ns: float
     stall_ns: float  # part of `ns` that is a planted stall
     hold: bool  # this token's record waits for the next
+    block_ns: float = 0.0  # from this token on, nothing leaves for so long although the model goes on: a stall of the network
 
 
 class Decode(BaseModel):
@@ -116,7 +121,8 @@ class Decode(BaseModel):
     per_1k_depth_ms: NonNegativeFloat = Field(default=0.0, description="added per 1000 tokens of context before the token")
     jitter: Literal["constant", "lognormal", "gamma"] = "constant"
     spread: NonNegativeFloat = Field(default=0.0, description="relative standard deviation of a gap")
-    stalls: Stalls = Stalls()
+    stalls: Stalls = Field(default=Stalls(), description="the model stalls: seen by both clocks")
+    network: Stalls = Field(default=Stalls(), description="the way to the client stalls: created_at goes on, arrival does not")
     coalesce: Coalesce = Coalesce()
     speculative: Speculative = Speculative()
     spilled_factor: PositiveFloat = Field(default=6.0, description="slower by this when the model does not fit the device")
@@ -137,8 +143,8 @@ class Decode(BaseModel):
         MLX runner shows it: the others sample the first token at the end of the prefill)."""
         index = 0
         held = 0
-        coalesce, speculative, stalls = self.coalesce, self.speculative, self.stalls
-        stalling = bool(stalls.at or stalls.every or stalls.per_1000)
+        coalesce, speculative, stalls, network = self.coalesce, self.speculative, self.stalls, self.network
+        stalling, blocking = stalls.any, network.any
         mean = self.token_ms * self.tokens_per_step()
         depth_ms = self.per_1k_depth_ms / 1000
         while True:
@@ -156,7 +162,8 @@ class Decode(BaseModel):
                 stall = stalls.before(index, rng) if stalling else 0.0
                 hold = held + 1 < coalesce.most and rng.random() < coalesce.share if coalesce.share else False
                 held = held + 1 if hold else 0
-                yield Gap(((0.0 if k else step * slower) + stall) * MS, stall * MS, hold)
+                block = network.before(index, rng) if blocking else 0.0
+                yield Gap(((0.0 if k else step * slower) + stall) * MS, stall * MS, hold, block * MS)
                 index += 1
 
 

@@ -93,6 +93,10 @@ class Context(BaseModel):
 
     trained: PositiveInt = Field(default=131_072, description="advertised by /api/show; num_ctx is clamped to it silently")
     automatic: PositiveInt = Field(default=4096, description="window when the request names none, and on every /v1 route")
+    serves: PositiveInt | None = Field(
+        default=None,
+        description="the real window, whatever num_ctx and /api/ps say: longer prompts are cut to its half, silently, always",
+    )
     reads: PositiveInt | None = Field(
         default=None, description="the server silently keeps only this many tokens although it counts all"
     )

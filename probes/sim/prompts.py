@@ -9,7 +9,7 @@ from probes.sim.gojson import JSON, encode
 from probes.sim.personas import Persona
 from probes.sim.speech import Message
 from probes.sim.tokens import role_mark
-from probes.sim.window import Fitted, TooLong, fit_messages, fit_prompt
+from probes.sim.window import Fitted, TooLong, cut_length, fit_messages, fit_prompt
 
 __all__ = ["Prepared", "prepare", "render"]
 
@@ -66,6 +66,10 @@ def prepare(ask: Ask, persona: Persona, window: int) -> Prepared:
 
 
 def _fitted(ask: Ask, persona: Persona, window: int, text: str, tokens: int) -> Fitted:
+    serves = persona.context.serves
+    if serves is not None and tokens >= serves:  # whatever was asked for
+        first, last = cut_length(serves, 4, bos=persona.tokenizer.bos)
+        return Fitted(first + last, first, last, tokens)
     if persona.mode == "mlx":
         if tokens > window:
             said = f"input length ({tokens} tokens) exceeds the model's maximum context length ({window} tokens)"

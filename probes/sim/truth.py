@@ -58,6 +58,7 @@ class RequestTruth:
     sampled_tokens: int = 0  # with the end-of-sequence token where the runner counts it
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     stalls: list[tuple[int, int]] = field(default_factory=list)  # token index, ns
+    network_stalls: list[tuple[int, int]] = field(default_factory=list)  # token index from which nothing left, ns
     leaked_slot: bool = False
     client_left_ns: int | None = None  # when the client's leaving was noticed
     ended_ns: int | None = None

@@ -56,6 +56,21 @@ def test_stalls_are_where_they_were_planted(running: Running) -> None:
     asyncio.run(main())
 
 
+def test_a_network_stall_is_in_the_writes_and_not_in_the_plan(running: Running) -> None:
+    async def main() -> None:
+        async with running(persona(decode={"token_ms": 1, "network": {"at": [10], "ms": 20}}), speed=1.0) as sim:
+            truth = await stream(sim)
+            assert truth.network_stalls == [(10, 20_000_000)]
+            assert not truth.stalls
+            assert max(gaps(truth)) < 2_000_000
+            burst = max(truth.written_records)
+            assert burst == 21  # what was sampled in 20 ms leaves with the first token after them
+            assert truth.written_records[10] == burst
+            assert sum(truth.written_records) == 61
+
+    asyncio.run(main())
+
+
 def test_coalesced_records_leave_in_one_write_each_its_own_chunk(running: Running) -> None:
     async def main() -> None:
         async with running(persona(decode={"token_ms": 1, "coalesce": {"share": 0.5, "most": 3}})) as sim:

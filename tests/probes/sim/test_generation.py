@@ -116,6 +116,18 @@ def test_a_native_runner_refuses_instead_with_both_numbers(running: Running) -> 
     asyncio.run(main())
 
 
+def test_a_server_that_cuts_whatever_was_asked_for(running: Running) -> None:
+    async def main() -> None:
+        async with running(persona(context={"trained": 8192, "automatic": 8192, "serves": 1024})) as sim:
+            _, fits = await chat(sim, "word " * 1000, truncate=False, shift=False)
+            _, last = await chat(sim, WORDS, truncate=False, shift=False, options={"num_ctx": 8192})
+            assert fits["prompt_eval_count"] == 1004
+            assert last["prompt_eval_count"] == 1024 - (1024 - 4) // 2
+            assert sim.truth[1].window_tokens == 8192
+
+    asyncio.run(main())
+
+
 def test_an_mlx_runner_refuses_only_at_its_own_maximum(running: Running) -> None:
     async def main() -> None:
         async with running(persona(mode="mlx", context={"trained": 2000, "automatic": 2000})) as sim:
