@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from qm_proxy.detect.steps import Turn, User, Workbook, similar, trigrams
 from qm_proxy.events import Message, PastCall
 
+CALLS = st.builds(PastCall, st.sampled_from(["", "a", "b"]), st.text(max_size=9), st.text(max_size=40))
+
 
 def turn(*calls: tuple[str, str], text: str = "", results: tuple[Message, ...] = ()) -> Turn:
     past = tuple(PastCall(f"c{i}", name, arguments) for i, (name, arguments) in enumerate(calls))
