@@ -16,7 +16,7 @@ def draw(seed: int | str) -> Persona:
     rng = Random(f"persona/{seed}")
 
     def log(low: float, high: float) -> float:
-        return low * (high / low) ** rng.random()
+        return float(low * (high / low) ** rng.random())
 
     token_ms = round(log(4, 40), 3)
     jitter = rng.choice(["constant", "lognormal", "lognormal", "gamma"])
