@@ -93,6 +93,7 @@ class Answer:
     error: str | None = None  # what went wrong below HTTP, or the server's own words
     host: list[HostSample] = field(default_factory=list)  # the machine while it ran
     replayed: bool = False
+    silent: bool = False  # given up because no byte came for `Ask.silence_s`: the model hangs
 
     @property
     def ok(self) -> bool:

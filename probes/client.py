@@ -212,6 +212,7 @@ class _Exchange(asyncio.Protocol):
         now = time.monotonic_ns()
         quiet_s, whole_s = (now - self._last_ns) / 1e9, (now - self.answer.started_ns) / 1e9
         if quiet_s >= self._ask.silence_s:
+            self.answer.silent = True
             self._end("upstream_truncated", Nanoseconds(now), f"no byte for {quiet_s:.0f} s")
         elif self._ask.limit_s is not None and whole_s >= self._ask.limit_s:
             self._end("upstream_truncated", Nanoseconds(now), f"not finished within {self._ask.limit_s:g} s")

@@ -399,6 +399,8 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
         plan = session.plan_inspect(session.survey)
         target.options, target.keep_alive, target.truncate, target.shift = dict(plan.options), "10m", False, False
         result.run.stopping = "fixed sequence"
+    if session.trials is not None and not target.options:
+        target.options, target.keep_alive, target.truncate, target.shift = dict(session.trials.plan.options), "10m", False, False
     if parts.audit is not None:
         target.thinking = parts.audit.thinking
         result.run.stopping = "sequential: Wald's test per rung, confirmed, then bisection"
@@ -451,6 +453,10 @@ def _against(host: Host) -> list[tuple[str, str]]:
     found = []
     if host.load_average is not None and host.cores and host.load_average > host.cores:
         found.append(("busy", f"The machine is busy: load average {host.load_average:.1f} on {host.cores} cores."))
+    if host.swap_used_bytes and host.memory_bytes and host.swap_used_bytes > 0.01 * host.memory_bytes:
+        found.append(
+            ("swap", f"Swap is in use ({host.swap_used_bytes / 1024**3:.1f} GiB): what is swapped out will be missed later.")
+        )
     if host.on_battery:
         found.append(("battery", "The machine runs on battery: clocks may be lowered."))
     if host.described is None and host.local is False:

@@ -274,7 +274,7 @@ def _cold_rows(section: CompatSection, sample: Sample, ours: InspectorSection | 
             name="Latency spikes",
             theirs=str(stream.spikes),
             ours=reading,
-            note="global rule on whole-ms gaps: flags 1 to 42 of 1 000 ordinary gaps by itself",
+            note="global rule on whole-ms gaps: flags up to 24 of 1 000 ordinary gaps by itself",
         )
     )
 

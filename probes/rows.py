@@ -37,6 +37,7 @@ def encode(ask: Ask, answer: Answer) -> dict[str, Any]:
         "status": answer.status,
         "ending": answer.ending,
         "error": answer.error,
+        "silent": answer.silent,
         "document": answer.document,
         "events": [_event(event, answer.started_ns) for event in answer.events],
         "host": [_event(event, answer.started_ns) for event in answer.host],
@@ -58,6 +59,7 @@ def decode(row: dict[str, Any]) -> Answer:
         events=[_revive(event, start) for event in row["events"]],
         document=row["document"],
         error=row["error"],
+        silent=row.get("silent", False),
         host=[sample for event in row["host"] if isinstance(sample := _revive(event, start), nouns.HostSample)],
         replayed=True,
     )

@@ -14,7 +14,7 @@ from probes.ask import Answer, Ask, Probe, Stopped, Wait
 from probes.result import Target
 from qm_proxy.errors import InvalidMeasurement, SettingsError, UpstreamRefused
 
-__all__ = ["Resident", "Survey", "residents", "survey", "unload"]
+__all__ = ["Resident", "Survey", "hung", "residents", "survey", "unload"]
 
 _UNLOAD_S = 30.0
 _POLL_S = 0.1
@@ -136,6 +136,13 @@ def unload(key: str, found: Survey) -> Probe[None]:
     raise InvalidMeasurement(
         f"{found.target.name} stays loaded {_UNLOAD_S:.0f} s after it was told to unload: another client uses it.",
         remedy="Stop the other client, or run again when it is idle.",
+    )
+
+
+def hung(model: str, answer: Answer) -> InvalidMeasurement:
+    """The error for a model that accepts requests and sends nothing: asking again would only wait again."""
+    return InvalidMeasurement(
+        f"{model} accepted a request and sent {answer.error}: it hangs.", remedy=f"Free it with: qm-proxy doctor --unhang {model}"
     )
 
 

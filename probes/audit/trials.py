@@ -18,7 +18,7 @@ from probes.audit.plan import AuditPlan
 from probes.audit.scoring import classify
 from probes.padding import Register, repetition
 from probes.result import AnswerClass
-from probes.survey import Survey, residents, survey
+from probes.survey import Survey, hung, residents, survey
 from qm_proxy.errors import InvalidMeasurement, UpstreamRefused
 
 __all__ = ["Observed", "Trials"]
@@ -119,6 +119,8 @@ class Trials:
                 self.failures = 0
                 self.prompt_tokens += answer.input_tokens or 0
                 return answer
+            if answer.silent:
+                raise hung(self.plan.model, answer)
             self.failures += 1
             self.last_failure = answer.error or answer.ending
             if answer.status is not None and 400 <= answer.status < 500:

@@ -16,7 +16,7 @@ from probes.ask import Answer, Ask, Note, Probe, Stopped, Wait
 from probes.inspector.plan import Plan
 from probes.padding import fill, nonce
 from probes.stats.robust import median
-from probes.survey import Resident, Survey, residents, survey, unload
+from probes.survey import Resident, Survey, hung, residents, survey, unload
 from qm_proxy.errors import InvalidMeasurement
 
 __all__ = ["Sample", "Seen", "phases"]
@@ -178,6 +178,8 @@ class _Asker:
         answer = yield Ask(key, "/api/generate", body)
         if answer.ok and answer.input_tokens:
             self._learn(len(prompt), answer.input_tokens)
+        elif answer.silent:
+            raise hung(self.plan.model, answer)
         elif not answer.ok:
             self.seen.failed.append(answer)
             if len(self.seen.failed) >= 3:

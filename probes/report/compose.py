@@ -72,7 +72,7 @@ def _setup(result: Result) -> Table:
         ("Memory", memory),
         ("GPU", gpus),
         ("Advertised window", f"{target.advertised_context_tokens:,} tokens" if target.advertised_context_tokens else "unknown"),
-        ("Options sent", options or "the audit's"),
+        ("Options sent", options or "the server's defaults"),
         (
             "Run",
             f"{run.started_at}, seed {run.seed}, {depth}, {run.requests} requests, {run.model_time_s:.0f} s",

@@ -104,6 +104,8 @@ def test_silence_is_given_up_and_a_limit_kept() -> None:
         ]
 
     quiet, slow = with_sim(work, misbehaviour={"silent_after": 2})
+    assert quiet.silent
+    assert not slow.silent
     assert "no byte" in (quiet.error or "")
     assert "not finished" in (slow.error or "")
     assert (quiet.ending, slow.ending) == ("upstream_truncated",) * 2

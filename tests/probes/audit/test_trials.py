@@ -130,6 +130,29 @@ def test_a_server_without_counts_cannot_be_audited() -> None:
         run(model, uncounted)
 
 
+@pytest.mark.parametrize(("per_second", "limit_s"), [(150, 480), (1000, 90)])
+def test_a_quick_audit_to_8k_keeps_its_time(per_second: float, limit_s: float) -> None:
+    """In the model's own computed time, on a healthy model at 60 tokens/s."""
+    model = FakeModel(prefill_ms_per_token=1000 / per_second, token_ms=1000 / 60)
+    begun = model.now
+    run(model, max_tokens=8192)
+    assert (model.now - begun) / 1e9 <= limit_s
+
+
+def test_a_hung_model_is_told_at_once_with_the_remedy() -> None:
+    model = FakeModel()
+
+    def hang(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        if ask.key.startswith("trial/512/3"):
+            made.events, made.ending, made.error, made.silent = [], "upstream_truncated", "no byte for 600 s", True
+        return made
+
+    with pytest.raises(InvalidMeasurement, match="--unhang fake:8b"):
+        run(model, hang)
+    assert sum(ask.key.startswith("trial/512/3") for ask in model.asked) == 1
+
+
 def test_a_refusal_is_told_with_the_servers_words() -> None:
     model = FakeModel()
 

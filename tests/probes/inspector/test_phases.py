@@ -84,6 +84,26 @@ def test_apples_runner_is_filled_instead_of_reloaded() -> None:
     assert len({held for _, held, _ in seen.memory}) >= 3
 
 
+def test_a_quick_inspection_takes_a_minute_of_model_time() -> None:
+    model = FakeModel(prefill_ms_per_token=1.0, token_ms=1000 / 60, load_ms=3000)
+    begun = model.now
+    run(model)
+    assert (model.now - begun) / 1e9 <= 60
+
+
+def test_a_hung_model_ends_it_at_once() -> None:
+    model = FakeModel()
+
+    def hang(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        if ask.key.startswith("P6"):
+            made.events, made.ending, made.error, made.silent = [], "upstream_truncated", "no byte for 600 s", True
+        return made
+
+    with pytest.raises(InvalidMeasurement, match="--unhang fake:8b"):
+        run(model, hang)
+
+
 def test_three_failures_end_it() -> None:
     with pytest.raises(InvalidMeasurement, match="three times"):
         run(FakeModel(fail=lambda ask: "upstream_truncated" if "prompt" in (ask.body or {}) else None))
