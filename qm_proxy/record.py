@@ -225,6 +225,7 @@ class Record:
     trace_id: str | None
     # beside CONTRACT's fields: what the sinks need and the console does not show in lists
     cached_tokens: int | None = None
+    server_total_s: float | None = None  # total_duration as the server reports it (native routes)
     withheld_tokens: int | None = None  # output_tokens − chunks of a stream: tokens that came in no chunk of their own
     doubts: list[str] = field(default_factory=list)  # what in these numbers disagrees or was cut to fit, in words
     error: str | None = None  # the server's message, ≤ 200 characters

@@ -48,6 +48,7 @@ class Timing:
     input_tokens: int | None
     output_tokens: int | None
     cached_tokens: int | None
+    server_total_s: float | None
     withheld_tokens: int | None
     chunks: int
     thinking_chunks: int
@@ -168,6 +169,7 @@ class Timeline(Ticks):
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
+            server_total_s=_seconds(usage.total_ns),
             withheld_tokens=withheld,
             chunks=self.n,
             thinking_chunks=sum(n for label, n in self.kinds if label == "thinking"),

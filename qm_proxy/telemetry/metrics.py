@@ -60,6 +60,7 @@ class Metrics:
     def __init__(self) -> None:
         self._values: dict[str, dict[tuple[str, ...], float | Histogram]] = {key: {} for key in METRICS}
         self._gauges: dict[str, Callable[[], dict[tuple[str, ...], float]]] = {}
+        self.count("parser_fallbacks", (), 0)  # counted from the start: a rate needs the value before the first
 
     def watch(self, key: str, read: Callable[[], dict[tuple[str, ...], float]]) -> None:
         """Ask `read` for the values of `key` whenever metrics are read. KeyError: not in the table."""
@@ -102,6 +103,13 @@ class Metrics:
             if tokens is not None:
                 self.observe("token_usage", (*operation, token_type), tokens)
                 self.count("tokens", (*us, token_type), tokens)
+        if record.cached_tokens is not None:  # a part of input: no type of the conventions' histogram
+            self.count("tokens", (*us, "cached"), record.cached_tokens)
+        if record.finish_reason is not None:
+            self.count("finishes", (*us, record.finish_reason), 1)
+        if record.context_window_tokens and record.input_tokens is not None:
+            held = record.input_tokens + (record.output_tokens or 0)
+            self.observe("window_fill", us, held / record.context_window_tokens, exemplar)
         if record.ttft_s is not None:
             self.observe("first_token", us, record.ttft_s, exemplar)
             if record.streamed:
@@ -117,14 +125,16 @@ class Metrics:
         self._chunks(record, us, operation)
         for call in record.tool_calls:
             verdict = {True: "true", False: "false", None: "unknown"}[call.valid]
-            self.count("tool_calls_total", (model, call.name, verdict), 1)
+            self.count("tool_calls_total", (model, call.name, verdict, origin), 1)
         for finding in record.findings:
-            self.count("findings_total", (finding.kind, finding.severity, model, client), 1)
+            self.count("findings_total", (finding.kind, finding.severity, *us), 1)
             if finding.tokens_wasted is not None:
-                self.count("wasted", (finding.kind, model), finding.tokens_wasted)
+                self.count("wasted", (finding.kind, model, origin), finding.tokens_wasted)
 
     def _server(self, record: Record, operation: tuple[str, ...]) -> None:
         """What the server itself measured; only the native dialect tells."""
+        if record.dialect == "ollama" and record.server_total_s is not None:
+            self.observe("server_duration", operation, record.server_total_s)
         if record.dialect != "ollama" or record.rate_source != "server":
             return
         known = (record.queue_s, record.load_s, record.prefill_s)

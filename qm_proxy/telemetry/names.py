@@ -43,6 +43,7 @@ SECONDS_SERVER_TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.
 SECONDS_SERVER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 SECONDS_OVERHEAD = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 RATES = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
 
 
@@ -145,6 +146,7 @@ ATTRIBUTES: dict[str, Attribute] = {
     "sink": Attribute("qm.sink"),
     "signal": Attribute("qm.signal"),
     "side": Attribute("qm.side"),
+    "memory_kind": Attribute("qm.memory.kind"),
 }
 
 SPANS: dict[str, str] = {
@@ -272,15 +274,24 @@ METRICS: dict[str, Metric] = {
     "tokens": Metric("counter", "qm.tokens", "{token}", "Tokens as the server counted them", (*_CLIENT, "token_type")),
     "chunks_total": Metric("counter", "qm.chunks", "{chunk}", "Chunks seen in streams", _CLIENT),
     "tool_calls_total": Metric(
-        "counter", "qm.tool.calls", "{call}", "Tool calls the model made", ("request_model", "tool_name", "tool_call_valid")
+        "counter", "qm.tool.calls", "{call}", "Tool calls the model made", ("request_model", "tool_name", "tool_call_valid", "origin")
     ),
     "findings_total": Metric(
-        "counter", "qm.findings", "{finding}", "Detections", ("finding", "severity", "request_model", "client")
+        "counter", "qm.findings", "{finding}", "Detections", ("finding", "severity", *_CLIENT)
     ),
-    "wasted": Metric("counter", "qm.tokens.wasted", "{token}", "Tokens behind a loop's verdict", ("finding", "request_model")),
+    "wasted": Metric("counter", "qm.tokens.wasted", "{token}", "Tokens behind a loop's verdict", ("finding", "request_model", "origin")),
+    "finishes": Metric(
+        "counter", "qm.finishes", "{exchange}", "Answers by the finish reason the server gave", (*_CLIENT, "finish_reasons")
+    ),
+    "window_fill": Metric(
+        "histogram", "qm.context.fill", "1", "Tokens in and out over the window of the loaded model", _CLIENT, SHARES
+    ),
     "in_flight": Metric("gauge", "qm.in_flight", "{exchange}", "Exchanges under way"),
     "loaded": Metric("gauge", "qm.model.memory", "By", "Memory of each loaded model (/api/ps)", ("request_model",)),
     "window": Metric("gauge", "qm.model.window", "{token}", "Window of each loaded model (/api/ps)", ("request_model",)),
+    "host_memory": Metric(
+        "gauge", "qm.host.memory", "By", "Memory in use while answers are under way: ram, swap, gpu", ("memory_kind",)
+    ),
     # about ourselves
     "overhead": Metric(
         "histogram", "qm.self.overhead", "s", "Read to written in the relay, median of each exchange", (), SECONDS_OVERHEAD
@@ -292,6 +303,8 @@ METRICS: dict[str, Metric] = {
     "pipe_pending": Metric("gauge", "qm.self.pipe.pending", "By", "Copied bytes waiting in the relay"),
     "dropped": Metric("counter", "qm.self.dropped", "{item}", "What analysis gave up, by reason", ("reason",)),
     "restarts": Metric("counter", "qm.self.observer.restarts", "{restart}", "Observers that died and were replaced"),
+    "store_commit": Metric("gauge", "qm.self.store.commit", "s", "Time of the last commit of the database"),
+    "store_queued": Metric("gauge", "qm.self.store.queued", "{row}", "Rows that wait to be written"),
     "parser_fallbacks": Metric("counter", "qm.self.parser.fallbacks", "{exchange}", "Exchanges whose bytes could not be decoded"),
     "sink_failures": Metric("counter", "qm.self.sink.failures", "{failure}", "Exceptions in a sink, swallowed", ("sink",)),
     "export_drops": Metric("counter", "qm.self.export.drops", "{item}", "Telemetry that could not be delivered", ("signal",)),
@@ -310,7 +323,7 @@ def metric_name(key: str, profile: Profile = "genai-current") -> str:
     return METRICS[key].name(profile)
 
 
-_UNITS = {"s": "seconds", "By": "bytes", "{token}/s": "tokens_per_second"}
+_UNITS = {"s": "seconds", "By": "bytes", "{token}/s": "tokens_per_second", "1": "ratio"}
 
 
 def prometheus_name(key: str, profile: Profile = "genai-current") -> str:

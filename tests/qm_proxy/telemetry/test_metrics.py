@@ -144,3 +144,29 @@ def test_other_routes_count_as_http_only() -> None:
     families = _families(metrics)
     assert "qm_exchanges" not in families
     assert families["http_server_request_duration_seconds"].samples[0].labels["http_route"] == "/api/blobs/:digest"
+
+
+def test_what_the_board_tells_apart() -> None:
+    """Probes by origin on every count; finish reasons; the window's fill; the cached part of the prompt; the server's total."""
+    metrics = Metrics()
+    call = ToolCallSeen(index=0, id=None, name="bash", t_s=0.2, complete_s=0.3, argument_bytes=10, valid=False, problems=["/x"])
+    metrics.closed(
+        record(
+            origin="probe",
+            tool_calls=[call],
+            finish_reason="length",
+            context_window_tokens=64,
+            cached_tokens=20,
+            server_total_s=0.3,
+        )
+    )
+    families = _families(metrics)
+    for name in ("qm_findings", "qm_tool_calls", "qm_finishes", "qm_tokens"):
+        assert {s.labels["qm_origin"] for s in families[name].samples} == {"probe"}
+    assert families["qm_finishes"].samples[0].labels["gen_ai_response_finish_reasons"] == "length"
+    fill = next(s.value for s in families["qm_context_fill_ratio"].samples if s.name.endswith("_sum"))
+    assert fill == (26 + 6) / 64
+    kinds = {s.labels["gen_ai_token_type"]: s.value for s in families["qm_tokens"].samples}
+    assert kinds["cached"] == 20
+    assert next(s.value for s in families["gen_ai_server_request_duration_seconds"].samples if s.name.endswith("_sum")) == 0.3
+    assert families["qm_self_parser_fallbacks"].samples[0].value == 0
