@@ -47,7 +47,7 @@ from qm_proxy.detect.token_loop import TokenLoop
 from qm_proxy.detect.tool_schema import ToolSchema
 from qm_proxy.detect.truncation import Calibration, Truncation
 from qm_proxy.errors import SettingsError, StoreError
-from qm_proxy.events import Nanoseconds, Residency, ResidentModel
+from qm_proxy.events import HostSample, Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
 from qm_proxy.findings import Finding
 from qm_proxy.ids import new_id, unix_ms_of
@@ -175,6 +175,7 @@ class Process:
         self.clock = WallClock(time.monotonic_ns(), time.time_ns())
         self.observer = Observer(self._exchange, breathe=getattr(os, "sched_yield", lambda: None))
         self.host: Host | None = None
+        self.sampled: HostSample | None = None
         self._watch_ourselves()
         sockets = [socket.socket(fileno=fd) for fd in config["console_fds"]]
         self.mcp = LateApp()
@@ -312,7 +313,8 @@ class Process:
                 if now - last_host >= 1.0:
                     last_host = now
                     self.host = self.host or Host()
-                    self.observer.beside(self.host.sample())
+                    self.sampled = self.host.sample()
+                    self.observer.beside(self.sampled)
 
     async def _serve_mcp(self, ending: asyncio.Event) -> None:
         """Import the heavy part on a thread, after the proxy is up; then serve MCP until the process ends."""
@@ -436,6 +438,13 @@ class Process:
             latest = self.residency.latest
             return {(r.name,): v for r in (latest.models if latest else ()) if (v := value(r)) is not None}
 
+        def host() -> dict[tuple[str, ...], float]:
+            seen = self.sampled
+            if seen is None:
+                return {}
+            used = {"ram": seen.memory_used, "swap": seen.swap_used, "gpu": seen.gpu_memory_used}
+            return {(kind,): float(v) for kind, v in used.items() if v is not None}
+
         m.watch("in_flight", lambda: {(): float(len(observer.in_flight()))})
         m.watch("connections", lambda: {(): float(observer.connections)})
         m.watch("loop_lag", lambda: per_process("loop_lag_max_ms", self.lag_max_s, 1e-3))
@@ -444,9 +453,16 @@ class Process:
         m.watch("pipe_pending", lambda: {(): of_relays("pending_bytes")})
         m.watch("dropped", dropped)
         m.watch("restarts", lambda: {(): float(self.config["restarts"])})
-        m.watch("sink_failures", lambda: {(name,): float(n) for name, n in self.fanout.failures.items()})
+        def failures() -> dict[tuple[str, ...], float]:
+            names = {type(sink).__name__ for sink in self.fanout.sinks}
+            return {(name,): float(self.fanout.failures.get(name, 0)) for name in sorted(names)}
+
+        m.watch("sink_failures", failures)
         m.watch("loaded", lambda: of_models(lambda r: r.size))
         m.watch("window", lambda: of_models(lambda r: r.context_window))
+        m.watch("host_memory", host)
+        m.watch("store_commit", lambda: {(): self.writer.commit_s} if self.writer.commits else {})
+        m.watch("store_queued", lambda: {(): float(self.writer.status()["queued"])})
         if self.export is not None:
             drops = self.export.drops
             m.watch("export_drops", lambda: {(signal,): float(n) for signal, n in drops.items()})
