@@ -173,8 +173,10 @@ def open_for_reading(place: Place) -> sqlite3.Connection:
         connection.execute("pragma query_only = on")
         connection.execute("pragma cache_size = -16384")
         connection.execute("pragma mmap_size = 268435456")
+        connection.execute("begin")  # one look, even while it is being made
         application = connection.execute("pragma application_id").fetchone()[0]
         empty = not application and not connection.execute("select count(*) from sqlite_master").fetchone()[0]
+        connection.execute("commit")
     except sqlite3.Error as exc:
         if connection is not None:
             connection.close()

@@ -188,6 +188,7 @@ create table tool_calls (
     position integer not null,
     call_id text not null,
     name text not null,
+    model text,
     t_s real not null,
     argument_bytes integer not null,
     valid integer,

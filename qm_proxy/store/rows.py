@@ -120,8 +120,8 @@ STATEMENTS: dict[str, str] = {
     "exchange": _insert("exchanges", _EXCHANGE_FIELDS, _overwrite("id", _EXCHANGE_FIELDS), machine=True),
     "turn": _insert("turns", _TURN_FIELDS, _overwrite("exchange_id", _TURN_FIELDS)),
     "chunks": "insert or replace into chunks values (?, ?, ?, ?, ?, ?, ?, ?)",
-    "tool_call": "insert or replace into tool_calls (exchange_id, position, call_id, name, t_s, argument_bytes, valid, problems) "
-    "values (?, ?, ?, ?, ?, ?, ?, ?)",
+    "tool_call": "insert or replace into tool_calls "
+    "(exchange_id, position, call_id, name, model, t_s, argument_bytes, valid, problems) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "turnaround": "update tool_calls set turnaround_s = ?, result_exchange_id = ?, result_is_error = ? "
     "where exchange_id = ? and position = ?",
     "content": "insert or replace into contents values (?, ?, ?, ?, ?, ?)",
@@ -159,10 +159,11 @@ def exchange_rows(record: Record, ended_at: str, keeping: Keeping) -> list[Row]:
         kinds = json.dumps(s.kinds, separators=(",", ":"))
         suspended = json.dumps(s.suspended, separators=(",", ":")) if s.suspended else None
         rows.append(Row("chunks", (record.id, s.n, s.start_unix_ns, s.resolution_ns, s.arrival, s.written, kinds, suspended)))
+    model = None if record.model is None else _text(record.model)
     for i, call in enumerate(record.tool_calls):
-        problems = json.dumps([_text(p) for p in call.problems]) if call.problems else None
-        values = (record.id, i, _text(call.id), _text(call.name), call.t_s, call.argument_bytes, _flag(call.valid), problems)
-        rows.append(Row("tool_call", values))
+        problems = json.dumps([_text(problem) for problem in call.problems]) if call.problems else None
+        named = (record.id, i, _text(call.id), _text(call.name), model)
+        rows.append(Row("tool_call", (*named, call.t_s, call.argument_bytes, _flag(call.valid), problems)))
     for finding in record.findings:
         rows.append(finding_row(finding, record.model, record.client, ended_at, keeping))
     if keeping.content:

@@ -156,6 +156,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "position": "0, 1, … in that answer",
             "call_id": "as the answer names it; empty: not at all",
             "name": "the tool",
+            "model": "the exchange's",
             "t_s": "when the call was complete",
             "argument_bytes": "their length",
             "valid": "1: fits what the request offers; NULL: not judged",

@@ -21,7 +21,7 @@ INDEXES: dict[str, str] = {
     "sessions_named": "sessions(client_session) where client_session is not null",
     "session_models_model": "session_models(model, session_id)",
     "turns_session": "turns(session_id, exchange_id)",
-    "tool_calls_name": "tool_calls(name)",
+    "tool_calls_model": "tool_calls(model, name, valid, result_is_error, turnaround_s)",  # all that tools_by_model reads
     "findings_kind": "findings(kind, id)",
     "findings_kind_exchange": "findings(kind, exchange_id)",
     "findings_exchange": "findings(exchange_id)",
@@ -64,9 +64,9 @@ group by 1, 2 order by 1 desc, 3 desc""",
     ),
     "tools_by_model": (
         "Each tool as each model calls it: how often, how often wrongly, and how long its result takes.",
-        """select e.model, t.name as tool, count(*) as calls, sum(t.valid = 0) as invalid, sum(t.result_is_error = 1) as errors,
-    round(avg(t.turnaround_s), 3) as turnaround_mean_s, round(max(t.turnaround_s), 3) as turnaround_max_s
-from tool_calls t join exchanges e on e.id = t.exchange_id group by 1, 2 order by calls desc""",
+        """select model, name as tool, count(*) as calls, sum(valid = 0) as invalid, sum(result_is_error = 1) as errors,
+    round(avg(turnaround_s), 3) as turnaround_mean_s, round(max(turnaround_s), 3) as turnaround_max_s
+from tool_calls group by 1, 2 order by calls desc""",
     ),
     "broken_prefixes": (
         "Turns whose prompt did not repeat the one before it to its end: where it broke, what that cost.",
