@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
     # --- for Request and Response -------------------------------------------------------------------------------------
 
     def to_socket(self, data: bytes) -> None:
-        if self._transport is not None and not self.closed:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def continue_100(self) -> None:

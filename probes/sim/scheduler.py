@@ -103,7 +103,7 @@ class Runner:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.free(turn.result())
-            else:
+            elif turn in self._waiting:  # free() may have passed over it already
                 self._waiting.remove(turn)
             raise
 

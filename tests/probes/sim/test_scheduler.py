@@ -247,6 +247,26 @@ def test_what_fits_nowhere_does_not_load(running: Running) -> None:
     asyncio.run(main())
 
 
+def test_waiters_that_leave_in_any_order_lose_no_slot() -> None:
+    async def main() -> None:
+        runner = Runner(persona("m"), "m", Launch(4096), 1, 300, 0)
+        held = await runner.slot()
+        waiters = [asyncio.ensure_future(runner.slot()) for _ in range(4)]
+        await asyncio.sleep(0)
+        waiters[0].cancel()
+        runner.free(held)  # before the first one knows that it was cancelled: the second gets it
+        waiters[1].cancel()  # it has its slot but has not run: the slot goes on to the third
+        waiters[3].cancel()
+        done, pending = await asyncio.wait(waiters, timeout=5)
+        assert not pending
+        assert [w.cancelled() for w in waiters] == [True, True, False, True]
+        runner.free(waiters[2].result())
+        assert await asyncio.wait_for(runner.slot(), 5) == held
+        assert len(done) == 4
+
+    asyncio.run(main())
+
+
 def test_cached_prefix_is_the_longest_common_one() -> None:
     runner = Runner(persona("m"), "m", Launch(4096), 1, 300, 0)
     assert runner.cached_prefix("abc") == 0
