@@ -274,12 +274,16 @@ METRICS: dict[str, Metric] = {
     "tokens": Metric("counter", "qm.tokens", "{token}", "Tokens as the server counted them", (*_CLIENT, "token_type")),
     "chunks_total": Metric("counter", "qm.chunks", "{chunk}", "Chunks seen in streams", _CLIENT),
     "tool_calls_total": Metric(
-        "counter", "qm.tool.calls", "{call}", "Tool calls the model made", ("request_model", "tool_name", "tool_call_valid", "origin")
+        "counter",
+        "qm.tool.calls",
+        "{call}",
+        "Tool calls the model made",
+        ("request_model", "tool_name", "tool_call_valid", "origin"),
     ),
-    "findings_total": Metric(
-        "counter", "qm.findings", "{finding}", "Detections", ("finding", "severity", *_CLIENT)
+    "findings_total": Metric("counter", "qm.findings", "{finding}", "Detections", ("finding", "severity", *_CLIENT)),
+    "wasted": Metric(
+        "counter", "qm.tokens.wasted", "{token}", "Tokens behind a loop's verdict", ("finding", "request_model", "origin")
     ),
-    "wasted": Metric("counter", "qm.tokens.wasted", "{token}", "Tokens behind a loop's verdict", ("finding", "request_model", "origin")),
     "finishes": Metric(
         "counter", "qm.finishes", "{exchange}", "Answers by the finish reason the server gave", (*_CLIENT, "finish_reasons")
     ),

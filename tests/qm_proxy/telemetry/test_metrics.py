@@ -149,7 +149,7 @@ def test_other_routes_count_as_http_only() -> None:
 def test_what_the_board_tells_apart() -> None:
     """Probes by origin on every count; finish reasons; the window's fill; the cached part of the prompt; the server's total."""
     metrics = Metrics()
-    call = ToolCallSeen(index=0, id=None, name="bash", t_s=0.2, complete_s=0.3, argument_bytes=10, valid=False, problems=["/x"])
+    call = ToolCallSeen(id="c", name="bash", t_s=0.2, argument_bytes=10, valid=False, problems=["/x"])
     metrics.closed(
         record(
             origin="probe",

@@ -40,7 +40,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if server.mode == "good":
-            kinds = {
+            kinds: dict[str, Any] = {
                 "/v1/traces": ExportTraceServiceRequest,
                 "/v1/logs": ExportLogsServiceRequest,
                 "/v1/metrics": ExportMetricsServiceRequest,
