@@ -29,6 +29,7 @@ from qm_proxy.events import (
     Asked,
     Began,
     Cut,
+    Dialect,
     Ending,
     Event,
     Failed,
@@ -284,6 +285,10 @@ class Exchange:
                 return
             self._findings.append(finding)
         self._tell(self._sink.found, finding)
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._route.dialect
 
     def standing(self) -> Standing | None:
         """What a terminal record of ours would have to repeat (wire.replies.clean_end); None before the answer."""

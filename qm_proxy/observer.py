@@ -33,7 +33,7 @@ _REQUEST_BEGINS = re.compile(rb"[A-Z]{3,16} \S+ HTTP/1\.[01]\r?\n")
 class MakeExchange(Protocol):
     """Builds the Exchange of one request; given by wiring, which knows sinks, detectors and settings."""
 
-    def __call__(self, head: RequestHead, connection: int) -> Exchange: ...
+    def __call__(self, head: RequestHead, connection: int, relay: int) -> Exchange: ...
 
 
 class Fanout:
@@ -67,9 +67,10 @@ class Fanout:
 class _Connection:
     """One client connection as the copy shows it."""
 
-    __slots__ = ("client_bytes", "exchanges", "http", "key", "peer", "upstream_bytes")
+    __slots__ = ("client_bytes", "exchanges", "http", "key", "peer", "relay", "upstream_bytes")
 
-    def __init__(self, key: int, peer: str) -> None:
+    def __init__(self, relay: int, key: int, peer: str) -> None:
+        self.relay = relay
         self.key = key
         self.peer = peer
         self.http: HttpConnection | None = HttpConnection()  # None: given up until a request begins
@@ -153,13 +154,13 @@ class Observer:
             self.relays[relay] = json.loads(data)
             return
         if kind == Kind.OPENED:
-            connections[connection] = _Connection(connection, data.decode("utf-8", "replace"))
+            connections[connection] = _Connection(relay, connection, data.decode("utf-8", "replace"))
             return
         c = connections.get(connection)
         if c is None:
             if kind == Kind.CLOSED:
                 return
-            c = connections[connection] = _Connection(connection, "")
+            c = connections[connection] = _Connection(relay, connection, "")
             if kind != Kind.CLIENT_DATA or offset != 0:  # else only its opening was lost
                 c.http = None
                 c.client_bytes = offset if kind in (Kind.CLIENT_DATA, Kind.CLIENT_SKIPPED) else 0
@@ -232,7 +233,7 @@ class Observer:
             if exchange is None:
                 if not isinstance(event, RequestHead):
                     continue
-                exchange = c.exchanges[event.n] = self._make(event, c.key)
+                exchange = c.exchanges[event.n] = self._make(event, c.key, c.relay)
                 self.exchanges_seen += 1
             exchange.see(event)
             self._after(c, exchange, event)

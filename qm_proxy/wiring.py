@@ -20,11 +20,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -50,12 +50,13 @@ from qm_proxy.errors import SettingsError, StoreError
 from qm_proxy.events import HostSample, Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
 from qm_proxy.findings import Finding
+from qm_proxy.guard import Guard, GuardWatch
 from qm_proxy.ids import new_id, unix_ms_of
 from qm_proxy.measure.wall_clock import WallClock
 from qm_proxy.observer import Fanout, Observer
 from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.relay.addresses import parse_upstream
-from qm_proxy.relay.pipe import Reader
+from qm_proxy.relay.pipe import Reader, order
 from qm_proxy.sessions import Sessions
 from qm_proxy.sinks import Sink
 from qm_proxy.store.both import Both
@@ -69,6 +70,7 @@ from qm_proxy.telemetry.prometheus import page
 from qm_proxy.telemetry.provider import SIGNALS, Export, wanted
 from qm_proxy.terminal import Terminal
 from qm_proxy.wire.http import RequestHead
+from qm_proxy.wire.replies import clean_end
 
 if TYPE_CHECKING:
     from probes.jobs import Jobs
@@ -78,8 +80,17 @@ __all__ = ["main"]
 NICE = 5
 READ_BYTES = 256 * 1024
 TICK_S = 0.5
+PLACES = 10_000
 RESUME_S = 3600.0
 MEMORY_BYTES = 64 * 2**20  # of the database in memory that `--db off` means
+
+
+class Place(NamedTuple):
+    """Where an exchange runs: for the guard's order."""
+
+    relay: int
+    connection: int
+    n: int
 
 
 class LateApp:
@@ -152,6 +163,8 @@ class Process:
         self.live = Live()
         self.export = Export(self.metrics, upstream.url, __version__) if any(wanted(s) for s in SIGNALS) else None
         db = None if self.plan["db"] is None else Path(self.plan["db"])
+        self.guard = Guard(self._end_by_guard) if self.plan["guard"] == "cut" else None
+        self.places: OrderedDict[str, Place] = OrderedDict()
         self.schemas = Schemas()
         self.calibration = Calibration()
         self.call_loops = CallLoops()
@@ -366,7 +379,29 @@ class Process:
 
     # --- the joints ---------------------------------------------------------------------------------------------------
 
-    def _exchange(self, head: RequestHead, connection: int) -> Exchange:
+    def _end_by_guard(self, exchange_id: str, said: str) -> bool:
+        """Order the relay to end this exchange with its dialect's own end; whether the order could be given."""
+        exchange = next((e for e in self.observer.in_flight() if e.id == exchange_id), None)
+        where = self.places.get(exchange_id)
+        standing = None if exchange is None else exchange.standing()
+        if exchange is None or where is None or standing is None or where.relay not in self.pipes:
+            return False
+        try:
+            end = clean_end(exchange.dialect, standing, chunked=False, text=said)  # the relay frames it
+            self.pipes[where.relay].send(order(where.connection, where.n, end))
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _exchange(self, head: RequestHead, connection: int, relay: int) -> Exchange:
+        exchange = self._made(head, connection)
+        if self.guard is not None:
+            self.places[exchange.id] = Place(relay, connection, head.n)
+            while len(self.places) > PLACES:
+                self.places.popitem(last=False)
+        return exchange
+
+    def _made(self, head: RequestHead, connection: int) -> Exchange:
         return Exchange(
             head,
             self.fanout,
@@ -382,9 +417,11 @@ class Process:
     def _detectors(self, opened: Opened) -> list[Detector]:
         """Who watches this exchange: the text, the calls, the pace, the window, the end, and the session's line."""
         asked = opened.asked
+        loop = TokenLoop(asked)
         line = (opened.placed.session_id, opened.placed.trajectory) if opened.placed else None
         found: list[Detector | None] = [
-            TokenLoop(asked),
+            loop,
+            None if self.guard is None else GuardWatch(self.guard, loop, opened.id, opened.model or "", opened.dialect),
             ToolSchema(asked, self.schemas),
             Stall(),
             Ends(opened.dialect),
@@ -481,6 +518,7 @@ class Process:
             "console": self.config["console_url"],
             "upstream": self.config["upstream_url"],
             "guard": self.plan["guard"],
+            "guard_cuts": None if self.guard is None else self.guard.status(),
             "capture_content": self.plan["capture_content"],
             "models": None
             if latest is None

@@ -38,6 +38,7 @@ LAW: dict[str, tuple[str, ...]] = {
     "console": ("nouns", "measure", "store.queries", "telemetry.names", "charts", "tasks", "clients"),
     "settings": ("nouns",),
     "observer": ("nouns", "wire", "exchange", "relay.pipe", "detect", "sessions", "ids"),
+    "guard": ("nouns", "detect"),
     "supervisor": ("errors", "tasks", "relay.addresses"),
     "wiring": ("*",),
     "cli": ("*",),

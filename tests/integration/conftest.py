@@ -33,7 +33,8 @@ class SimThread:
 
     @property
     def url(self) -> str:
-        return self.sim.url
+        url: str = self.sim.url
+        return url
 
     def close(self) -> None:
         self._wait(self.sim.stop())

@@ -20,7 +20,7 @@ import pytest
 from qm_proxy.servant import Servant
 
 MODEL = "tool-user"
-TOOLS: list[dict[str, Any]] = [
+TOOLS: Any = [
     {
         "type": "function",
         "function": {
@@ -79,7 +79,7 @@ def test_ollama_sdk(both: Both) -> None:
 
     def tools(url: str) -> Any:
         with _ollama(url) as client:
-            asked = [{"role": "user", "content": "the weather in Paris"}]
+            asked: list[Any] = [{"role": "user", "content": "the weather in Paris"}]
             answer = client.chat(MODEL, asked, tools=TOOLS)
             calls = [(c.function.name, dict(c.function.arguments)) for c in answer.message.tool_calls or []]
             turn = [*asked, answer.message, {"role": "tool", "tool_name": "get_weather", "content": "22 C"}]
@@ -149,11 +149,10 @@ def test_openai_sdk_chat_and_completions(both: Both) -> None:
     def tools(url: str) -> Any:
         with _openai(url) as client:
             asked: list[Any] = [{"role": "user", "content": "the weather in Paris"}]
-            answer = client.chat.completions.create(model=MODEL, messages=asked, tools=TOOLS)  # type: ignore[call-overload]
-            calls = answer.choices[0].message.tool_calls
-            assert calls
+            answer = client.chat.completions.create(model=MODEL, messages=asked, tools=TOOLS)
+            calls: Any = answer.choices[0].message.tool_calls
             asked += [answer.choices[0].message, {"role": "tool", "tool_call_id": calls[0].id, "content": "22 C"}]
-            end = client.chat.completions.create(model=MODEL, messages=asked, tools=TOOLS)  # type: ignore[call-overload]
+            end = client.chat.completions.create(model=MODEL, messages=asked, tools=TOOLS)
             return calls[0].function.name, calls[0].function.arguments, end.choices[0].message.content
 
     assert both.same(tools)[0] == "get_weather"
