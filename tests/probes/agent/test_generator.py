@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -127,6 +128,15 @@ def test_outages_are_few_and_never_on_easy() -> None:
     shares = {tier.name: sum(generate(tier, seed).down is not None for seed in range(150)) / 150 for tier in TIERS}
     assert shares["easy"] == 0
     assert all(0.02 < shares[name] <= 0.12 for name in ("medium", "hard", "extreme"))
+
+
+def test_a_draft_that_takes_too_long_is_drawn_anew() -> None:
+    """With a horizon that a full task misses by one step, only those that end early at an outage are accepted."""
+    tight = replace(TIERS[2], horizon=27, persistent_share=0.5)
+    lengths = [generate(tight, seed).oracle_steps for seed in range(20)]
+    assert max(lengths) <= tight.max_oracle_steps == 20
+    with pytest.raises(RuntimeError, match="can be solved within 20 steps"):
+        generate(replace(tight, persistent_share=0.0), 1)
 
 
 def test_the_optimum_is_reached_by_a_player_who_knows() -> None:

@@ -30,3 +30,8 @@ def test_the_cost_is_a_span_that_holds() -> None:
     compat = cost(plan_for("m", "u", tiers="easy", compat="quantamind"))
     assert compat.runs_most == 64 + 89
     assert cost(plan_for("m", "u", quick=True)).runs_most == 4 * 16
+
+
+def test_a_first_failure_ends_the_ladder_unless_all_tiers_are_asked_for() -> None:
+    assert cost(plan_for("m", "u", tiers="easy,hard")).runs_least == 8
+    assert cost(plan_for("m", "u", tiers="easy,hard", all_tiers=True)).runs_least == 16

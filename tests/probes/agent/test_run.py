@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -8,13 +9,15 @@ from typing import Any
 import pytest
 
 from probes.agent.dialogue import Conduct
-from probes.agent.instance import Instance
+from probes.agent.instance import Instance, Need
 from probes.agent.run import play_run
 from probes.agent.taxonomy import judge
+from probes.agent.tools import NEED_TOOLS
 from probes.agent.trace import Played
 from probes.ask import Answer, Ask
 from probes.runner import replay
 from probes.sim.agent_policies import POLICIES, answer_with
+from qm_proxy.events import Event, Finished, Nanoseconds, ToolCall
 
 First = Callable[[str, int], list[Instance]]
 Play = Callable[..., Played]
@@ -114,3 +117,27 @@ def test_silence_and_noise_end_a_run_when_they_should(solvable: First, play: Pla
     assert [step.kind for step in play(instance, "mumbler").steps] == ["no_call"] * 2
     assert [step.kind for step in play(instance, "broken-json").steps] == ["malformed"] * 3
     assert [step.kind for step in play(instance, "bad-arguments").steps] == ["malformed"] * 3
+
+
+def test_a_needless_reference_is_nothing_made_up(solvable: First) -> None:
+    """A value that nobody asked for and that does no harm is no fabrication; the same value where one was asked for is."""
+    pairs = ((i, n) for i in solvable("hard", 30) for n in i.needs.values() if n.kind != "flag" and n.behind is None)
+    free: dict[str, tuple[Instance, Need]] = {}
+    wanting: dict[str, tuple[Instance, Need]] = {}
+    for instance, need in pairs:
+        (free if need.reference is None else wanting)[need.id] = (instance, need)
+    kinds = []
+    for instance, need in (next(iter(free.values())), next(iter(wanting.values()))):
+        tool, argument = NEED_TOOLS[need.kind]
+        run = play_run(replace(instance, transient={}), Conduct("m"), "k")
+        next(run)
+        call = ToolCall(Nanoseconds(0), 0, "", tool, json.dumps({argument: need.id, "reference": "sha-00000000"}))
+        ends: list[Event] = [call, Finished(Nanoseconds(0), "stop")]
+        asked = run.send(Answer("k", status=200, events=ends))
+        assert isinstance(asked, Ask)
+        try:
+            while True:
+                run.send(Answer("k", status=200, events=[Finished(Nanoseconds(0), "stop")]))
+        except StopIteration as over:
+            kinds.append(over.value.steps[0].kind)
+    assert kinds == ["ok", "fabricated"]
