@@ -66,19 +66,21 @@ function worse(a, b) {
   return ORDER.indexOf(a) > ORDER.indexOf(b) ? a : b;
 }
 
-/** A row of a list of exchanges: one link, whose label reads as a sentence. */
+/** What stands above a column, for who hears the row instead of seeing the head. */
+export function named(words) {
+  return h("span.unseen", null, ` ${words} `);
+}
+
+/** A row of a list of exchanges: one link, read in the order of its columns with their names. */
 export function exchangeRow(x) {
-  const label = `${x.client} to ${modelName(x.model)}, ${clock(x.started_at)}, time to first token ${seconds(x.ttft_s)}, `
-    + `${rate(x.tokens_per_s)} tokens per second, ${count(x.output_tokens)} tokens, total ${seconds(x.total_s)}`
-    + `${x.findings?.length ? `, found: ${[...new Set(x.findings.map((f) => f.kind))].join(", ")}` : ""}`;
-  return h("a.xrow", { href: `#/exchange/${x.id}`, "aria-label": label },
+  return h("a.xrow", { href: `#/exchange/${x.id}` },
     h("span.c-time", null, clock(x.started_at)),
-    h("span.c-who", null, h("b", null, modelName(x.model ?? x.route)), h("span", null, x.client, x.origin === "probe" ? " · probe" : "")),
+    h("span.c-who", null, h("b", null, modelName(x.model ?? x.route)), " ", h("span", null, x.client, x.origin === "probe" ? " · probe" : "")),
     h("span.c-bar", null, phaseBar(x)),
-    h("span.c-num.ttft", null, seconds(x.ttft_s)),
-    h("span.c-num.rate", null, rate(x.tokens_per_s)),
-    h("span.c-num.toks", null, x.input_tokens == null && x.output_tokens == null ? NONE : `${count(x.input_tokens)} → ${count(x.output_tokens)}`),
-    h("span.c-num.total", null, seconds(x.total_s)),
+    h("span.c-num.ttft", null, named("time to first token"), seconds(x.ttft_s)),
+    h("span.c-num.rate", null, named("tokens per second"), rate(x.tokens_per_s)),
+    h("span.c-num.toks", null, named("tokens"), x.input_tokens == null && x.output_tokens == null ? NONE : `${count(x.input_tokens)} → ${count(x.output_tokens)}`),
+    h("span.c-num.total", null, named("total"), seconds(x.total_s)),
     h("span.c-pills", null, endingPill(x), findingPills(x.findings)));
 }
 

@@ -3,7 +3,7 @@
 import { pages } from "../lib/api.js";
 import { fill, h } from "../lib/dom.js";
 import { clock, count, modelName, NONE, seconds, share } from "../lib/format.js";
-import { failed, pill } from "../lib/parts.js";
+import { failed, named, pill } from "../lib/parts.js";
 import { virtualList } from "../lib/virtual.js";
 
 function row(x) {
@@ -11,14 +11,14 @@ function row(x) {
   const parts = [["model", x.model_s, "decode"], ["tools", x.tools_s, "queue"], ["user", x.user_s, "rest"]].filter(([, s]) => s > 0);
   const words = parts.map(([name, s]) => `${name} ${seconds(s)}`).join(", ");
   const models = x.models.map(modelName).join(", ");
-  return h("a.xrow.srow", { href: `#/session/${x.id}`, "aria-label": `${x.client} with ${models}, last active ${clock(x.last_at)}, ${x.turns} turns, ${x.tool_calls} tool calls, ${x.findings} findings` },
+  return h("a.xrow.srow", { href: `#/session/${x.id}` },
     h("span.c-time", null, clock(x.last_at)),
-    h("span.c-who", null, h("b", null, x.client), h("span", null, models)),
+    h("span.c-who", null, h("b", null, x.client), " ", h("span", null, models)),
     h("span.c-bar", null, h("span.phases", { title: words }, total > 0 && parts.map(([, s, ph]) => h(`i.ph-${ph}`, { style: { "flex-grow": String(s / total) } })))),
-    h("span.c-num.ttft", null, count(x.turns)),
-    h("span.c-num.rate", null, count(x.tool_calls)),
-    h("span.c-num.toks", null, `${count(x.input_tokens)} → ${count(x.output_tokens)}`),
-    h("span.c-num.total", null, share(x.prefix_reused)),
+    h("span.c-num.ttft", null, named("turns"), count(x.turns)),
+    h("span.c-num.rate", null, named("tool calls"), count(x.tool_calls)),
+    h("span.c-num.toks", null, named("tokens"), `${count(x.input_tokens)} → ${count(x.output_tokens)}`),
+    h("span.c-num.total", null, named("reused"), share(x.prefix_reused)),
     h("span.c-pills", null, x.violations > 0 && pill(`${x.violations} ${x.violations === 1 ? "violation" : "violations"}`, "violation"),
       x.findings > x.violations && pill(`${x.findings - x.violations} found`, "suspect"), x.prefix_breaks > 0 && pill(`${x.prefix_breaks}× prefix broken`, "suspect"),
       x.subagents > 0 && pill(`${x.subagents} sub-agents`, "info"), x.compactions > 0 && pill(`${x.compactions}× compacted`, "info")));
