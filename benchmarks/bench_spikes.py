@@ -86,7 +86,7 @@ def main(streams: int, seed: int) -> None:
             ours += len(flagged(gaps))
             off += bursts(gaps) is not None
         per = 1000 / (streams * N)
-        note = f"  (bursts reported instead in {off / streams:.0%})" if off else ""
+        note = f"  (told as bursts in {off / streams:.0%})" if off else ""
         print(f"  {name:22} {origin * per:8.2f} {plain * per:9.2f} {ours * per:8.2f}{note}")
     print("\nrecall of one stall, by its length beyond the pace")
     for name, make in (STREAMS[0], STREAMS[1], STREAMS[4]):

@@ -158,8 +158,6 @@ def _compare_inspection(test: SelfTest, label: str, persona: Persona, result: Re
     if decode.per_1k_depth_ms and not decode.spread:
         slowing = decode.per_1k_depth_ms * 1000
         test.number(f"{label}: slowing with depth", slowing, _value(found.decode.slope), "µs per 1 000 tokens", share=0.10)
-    if decode.speculative.drafted:
-        return
     stalls, false = _stalls(found, sim)
     test.number(f"{label}: stalls of 50 ms and more", float(stalls[0]), float(stalls[1]), "stalls", share=0)
     by_chance = (found.spikes.expected_false or 0.0) if found.spikes else 0.0

@@ -158,16 +158,16 @@ def _spikes(section: InspectorSection) -> str:
     spikes = section.spikes
     if spikes is None:
         return f"not measured: {section.unmeasured.get('spikes', 'no stream')}"
-    if spikes.bursts is not None:
-        burst = spikes.bursts
-        return f"not meant: bursts of {burst['tokens_per_burst']:.1f} tokens every {burst['burst_period_ms']:.1f} ms"
+    bursts = ""
+    if (burst := spikes.bursts) is not None:
+        bursts = f"; in bursts of {burst['tokens_per_burst']:.1f} tokens every {burst['burst_period_ms']:.1f} ms"
     chance = f"{spikes.expected_false:.2f} expected by chance" if spikes.expected_false is not None else "chance unknown"
     worst = (
         f", worst {spikes.worst_ms:.0f} ms, {spikes.share_of_time:.1%} of the time"
         if spikes.worst_ms and spikes.share_of_time
         else ""
     )
-    return f"{spikes.count} ({show(spikes.per_1000)}; {chance}){worst}"
+    return f"{spikes.count} ({show(spikes.per_1000)}; {chance}){worst}{bursts}"
 
 
 def _memory(memory: Memory) -> Table:

@@ -26,7 +26,7 @@ def meaning(result: Result) -> list[str]:
             reading = "faster than reading" if rate >= 15 else "about reading speed" if rate >= 6 else "slower than reading"
             said.append(f"It writes {number(rate)} tokens/s: {reading}.")
         spikes = inspected.spikes
-        if spikes is not None and spikes.bursts is None:
+        if spikes is not None:
             more = spikes.count - (spikes.expected_false or 0)
             if spikes.count and more >= 1:
                 causes = sorted({item.cause for item in spikes.items})

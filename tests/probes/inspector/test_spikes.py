@@ -70,13 +70,15 @@ def test_coalesced_reads_are_spread_and_not_stalls() -> None:
     assert sum(spread(gaps)) == pytest.approx(sum(gaps))
 
 
-def test_speculative_bursts_switch_the_rule_off() -> None:
+def test_speculative_bursts_are_told_and_only_the_gaps_between_them_judged() -> None:
     gaps = [gap for _ in range(80) for gap in (48.0, 0.05, 0.05)]
     found = bursts(gaps)
     assert found is not None
     assert found["tokens_per_burst"] == pytest.approx(3.0, abs=0.05)
     assert found["burst_period_ms"] == pytest.approx(48.1, abs=0.1)
     assert flagged(gaps) == []
+    gaps[120] += 90.0
+    assert [index for index, _ in flagged(gaps)] == [120]
     assert bursts([16.0] * 5) is None
 
 
