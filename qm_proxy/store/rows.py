@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from qm_proxy.findings import EXCERPT_CHARACTERS, Finding
@@ -69,6 +70,9 @@ _FINDING_FIELDS = _fields(
     "id exchange_id session_id found_at kind severity model client t_s chunk summary evidence tokens_wasted"
 )
 _RUN_FIELDS = _fields("id kind model state step steps message summary started_at ended_at elapsed_s settings result report")
+_RECORD_FIELDS = [name for name in _EXCHANGE_FIELDS if name in Record.__dataclass_fields__]
+_PLACED_FIELDS = [name for name in _TURN_FIELDS if name in Placed.__dataclass_fields__]
+_of_record, _of_placed = attrgetter(*_RECORD_FIELDS), attrgetter(*_PLACED_FIELDS)
 _NULLABLE_SUMS = ("input_tokens", "output_tokens", "lost_s")
 
 
@@ -216,7 +220,7 @@ def run_row(run: Mapping[str, Any]) -> Row:
 
 def _exchange(record: Record, placed: Placed | None) -> tuple[Value, ...]:
     itl = record.itl
-    values: dict[str, Any] = {name: getattr(record, name, None) for name in _EXCHANGE_FIELDS}
+    values: dict[str, Any] = dict(zip(_RECORD_FIELDS, _of_record(record), strict=True))
     values["session_id"] = placed.session_id if placed is not None else None
     values["doubts"] = json.dumps(record.doubts) if record.doubts else None
     if itl is not None:
@@ -229,7 +233,7 @@ def _exchange(record: Record, placed: Placed | None) -> tuple[Value, ...]:
 
 def _turn(exchange_id: str, placed: Placed) -> tuple[Value, ...]:
     prefix = placed.prefix
-    values: dict[str, Any] = {name: getattr(placed, name, None) for name in _TURN_FIELDS}
+    values: dict[str, Any] = dict(zip(_PLACED_FIELDS, _of_placed(placed), strict=True))
     values["exchange_id"] = exchange_id
     if prefix is not None:
         values |= {
@@ -305,7 +309,9 @@ def _content(record: Record, keeping: Keeping) -> list[Row]:
 
 
 def _values(values: Mapping[str, Any], fields: list[str]) -> tuple[Value, ...]:
-    return tuple(_value(values[name]) for name in fields)
+    # a hundred values an exchange: to look the class up once is half the cost of asking for each class in turn
+    clean = _CLEAN
+    return tuple([None if (v := values.get(name)) is None else clean.get(v.__class__, str)(v) for name in fields])
 
 
 def _json(value: Any) -> str:
@@ -324,18 +330,12 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _value(value: Any) -> Value:
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 63 else None
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bytes):
-        return value
-    return str(value)
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _integer(value: int) -> int | None:
+    return value if -(1 << 63) <= value < 1 << 63 else None
 
 
 def _text(text: str) -> str:
@@ -344,3 +344,7 @@ def _text(text: str) -> str:
 
 def _flag(value: bool | None) -> int | None:
     return None if value is None else int(value)
+
+
+_CLEAN: dict[type, Callable[[Any], Value]] = {str: _text, float: _number, int: _integer, bool: int, bytes: bytes}
+"""What SQLite takes, by class; anything else is stored as its text."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ _TICK_S = 5.0
 _PAUSE_S = (0.25, 5.0)
 _OPEN = 10_000
 _MODELS = 10_000
-_ROW_BYTES = 200  # what a row costs beside its text and blobs
+_ROW_BYTES = 700  # what a row holds beside long text and blobs, all in all
+_LONG = frozenset({"chunks", "content", "finding", "run", "tool_call"})
+_OPENED_FIELDS = list(Opened.__dataclass_fields__)
+_of_opened, _ASKED = attrgetter(*_OPENED_FIELDS), _OPENED_FIELDS.index("asked")
 
 
 class Writer:
@@ -102,7 +105,9 @@ class Writer:
 
     def opened(self, opened: Opened) -> None:
         """Held until it closes: a finding made before must be able to name it."""
-        self._open[opened.id] = replace(opened, asked=None)
+        values = list(_of_opened(opened))
+        values[_ASKED] = None  # its text is not ours to hold
+        self._open[opened.id] = Opened(*values)
         if len(self._open) > _OPEN:
             self._stored_open.discard(self._open.popitem(last=False)[0])
 
@@ -147,7 +152,10 @@ class Writer:
         self._put([run_row(run)])
 
     def _put(self, rows: list[Row]) -> None:
-        cost = sum(_ROW_BYTES + sum(len(v) for v in row.values if isinstance(v, str | bytes)) for row in rows)
+        cost = _ROW_BYTES * len(rows)
+        for statement, values in rows:
+            if statement in _LONG:
+                cost += sum([len(v) for v in values if v.__class__ is bytes or v.__class__ is str])
         with self._wake:
             if self._queued_bytes + cost > self._queue_bytes:
                 self.dropped += 1
