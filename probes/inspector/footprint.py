@@ -1,0 +1,139 @@
+"""What /api/ps said at several windows → footprint, bytes per token, and the ceilings of a context."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from probes.inspector import memory as mem
+from probes.inspector.phases import Seen
+from probes.inspector.plan import Plan
+from probes.inspector.summaries import coefficient
+from probes.result import Ceilings, Memory, Statistic
+from probes.stats.fits import Fit, line
+from probes.stats.intervals import Interval
+
+__all__ = ["footprint"]
+
+
+def footprint(plan: Plan, seen: Seen, why: str) -> Memory:
+    section = Memory()
+    host, found = plan.host, seen.survey
+    mine = seen.resident
+    if mine is None or found is None:
+        section.unmeasured["size_bytes"] = why
+        return section
+    section.size_bytes, section.vram_bytes = mine.size, mine.size_vram
+    window, held, _ = seen.memory[0] if seen.memory else (plan.window_tokens, None, mine)
+    section.window_tokens, section.at_tokens = window, held
+    device = next((gpu.memory_bytes for gpu in host.gpus if gpu.memory_bytes), None) or host.memory_bytes
+    if host.unified:
+        device = host.memory_bytes
+    used = mine.size_vram if mine.size_vram else mine.size
+    if device and used:
+        section.device_bytes, section.share = device, used / device
+    else:
+        section.unmeasured["share"] = "the machine's memory is not known; describe it with --hardware"
+    cache = mem.cache_of(found.model_info)
+    if cache is not None:
+        section.predicted_bytes_per_token = {name: cache.slope(size) for name, size in mem.CACHE_TYPES.items()}
+        section.predicted_from = cache.described
+    else:
+        section.unmeasured["predicted_bytes_per_token"] = "/api/show does not give the layers' shapes"
+    lazy = found.target.runner == "mlx"
+    section.points = [
+        {"window_tokens": w, "held_tokens": h, "size_bytes": float(r.size or 0), "vram_bytes": float(r.size_vram or 0)}
+        for w, h, r in seen.memory
+    ]
+    fit = _slope(section, seen, lazy)
+    if fit is not None:
+        section.measured_bytes_per_token = coefficient(fit.slope, fit.n, "bytes/token", 1)
+        section.intercept_bytes = fit.fixed.value
+        mask = 0 if lazy else 2 * plan.num_batch
+        net = fit.slope.value - mask
+        section.cache_bytes_per_token = section.measured_bytes_per_token.model_copy(
+            update={"value": net, "ci": None, "level": None}
+        )
+        section.cache_bytes_per_token.method = "slope - 2 x num_batch" if mask else "slope"
+        section.agreement = _agreement(cache, net)
+    _ceilings(section, plan, seen, fit)
+    return section
+
+
+def _slope(section: Memory, seen: Seen, lazy: bool) -> Fit | None:
+    usable = [(window, held, r) for window, held, r in seen.memory if r.size]
+    spilled = any(r.size_vram is not None and r.size and 0 < r.size_vram < r.size for _, _, r in usable)
+    x = [float(held if lazy else window) for window, held, _ in usable]
+    if spilled:
+        reason = "part of the model lies outside the device at one of the points"
+    elif len(set(x)) < 2:
+        reason = "needs two different " + ("fillings" if lazy else "windows")
+    elif len({r.size for _, _, r in usable}) < 2:
+        reason = "the server reported the same size for every window: it fell back to the file's size"
+    else:
+        return line(x, [float(r.size or 0) for _, _, r in usable])
+    section.unmeasured["measured_bytes_per_token"] = reason
+    return None
+
+
+def _agreement(cache: mem.Cache | None, net: float) -> str | None:
+    if cache is None or cache.full <= 0:
+        return None
+    for slots in (1, 2, 4, 8):
+        for name, element in mem.CACHE_TYPES.items():
+            if abs(net / (cache.slope(element) * slots) - 1) <= 0.10:
+                times = "" if slots == 1 else f", {slots} parallel slots"
+                wanted = cache.slope(element) * slots
+                return f"confirmed: {name} cache{times}, within 10 % of the architecture's {wanted:.0f} bytes/token"
+    return f"not confirmed: measured {net:.0f}, predicted {cache.slope():.0f} bytes/token (f16, one slot); trust the measured one"
+
+
+def _ceilings(section: Memory, plan: Plan, seen: Seen, fit: Fit | None) -> None:
+    found, ceilings = seen.survey, Ceilings()
+    section.ceilings = ceilings
+    assert found is not None
+    ceilings.advertised_tokens = found.target.advertised_context_tokens
+    ceilings.allocated_tokens = seen.resident.context_tokens if seen.resident else None
+    ceilings.unmeasured["usable_tokens"] = "the audit measures it"
+    allowed = mem.budget(plan.host)
+    if allowed is None:
+        ceilings.unmeasured["spill_tokens"] = ceilings.unmeasured["oom_tokens"] = (
+            "the machine's memory is not known; use --hardware"
+        )
+        return
+    section.budget_bytes, section.budget_from = allowed.bytes, allowed.source
+    if fit is None:
+        reason = section.unmeasured.get("measured_bytes_per_token", "no slope")
+        ceilings.unmeasured["spill_tokens"] = ceilings.unmeasured["oom_tokens"] = reason
+        return
+    everything = (plan.host.memory_bytes or 0) + sum(gpu.memory_bytes or 0 for gpu in plan.host.gpus if not plan.host.unified)
+    spill = _ceiling(fit, allowed.bytes, ceilings.advertised_tokens)
+    oom = _ceiling(fit, int(everything * 0.9), ceilings.advertised_tokens)
+    if spill is not None and plan.host.gpus:
+        ceilings.spill_tokens = spill
+    else:
+        ceilings.unmeasured["spill_tokens"] = (
+            "no device to spill from" if not plan.host.gpus else "the model alone exceeds the budget"
+        )
+    if oom is not None:
+        ceilings.oom_tokens = oom
+    else:
+        ceilings.unmeasured["oom_tokens"] = "the model alone exceeds the memory"
+    memory_bound = ceilings.spill_tokens or ceilings.oom_tokens
+    if memory_bound is not None and ceilings.advertised_tokens:
+        ceilings.binding = "memory" if memory_bound.value < ceilings.advertised_tokens else "advertised window"
+
+
+def _ceiling(fit: Fit, budget_bytes: int, advertised: int | None) -> Statistic | None:
+    value = mem.ceiling(budget_bytes, fit.fixed.value, fit.slope.value)
+    if value is None:
+        return None
+    ends: list[Callable[[], float | None]] = [
+        lambda: mem.ceiling(budget_bytes, fit.fixed.value, fit.slope.interval.hi),
+        lambda: mem.ceiling(budget_bytes, fit.fixed.value, fit.slope.interval.lo),
+    ]
+    low, high = (end() if math.isfinite(fit.slope.interval.hi) else None for end in ends)
+    if low is None:
+        return Statistic(value=value, method="(budget - intercept) / slope, two points", n=fit.n, unit="tokens")
+    interval = Interval(low, high if high is not None else math.inf, fit.slope.interval.level, "(budget - intercept) / slope")
+    return Statistic.of(value, interval, n=fit.n, unit="tokens")
