@@ -35,7 +35,7 @@ bench: $(BIN)/activate ## direct, nginx and ours side by side (needs gcc and ngi
 	@$(BIN)/python benchmarks/bench_relay.py
 
 slow: $(BIN)/activate ## the tests that take minutes
-	@$(BIN)/python -m pytest -q -m slow --timeout 1800
+	@$(BIN)/python -m pytest -q -m slow --timeout 3000
 
 clean: ## remove what make made
 	rm -rf $(VENV) benchmarks/build build dist *.egg-info

@@ -32,20 +32,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qm_proxy import __version__
+from qm_proxy.across import Across
 from qm_proxy.beside.host import Host
 from qm_proxy.beside.residency import ResidencyWatch
 from qm_proxy.console.api import problem_response
 from qm_proxy.console.app import Server, build, names_of_sockets
 from qm_proxy.console.live import Live
 from qm_proxy.console.page import page_routes
-from qm_proxy.detect.call_loop import CallLoops
 from qm_proxy.detect.detector import Detector
-from qm_proxy.detect.ends import Ends
-from qm_proxy.detect.schemas import Schemas
-from qm_proxy.detect.stall import Stall
+from qm_proxy.detect.suite import Suite
 from qm_proxy.detect.token_loop import TokenLoop
-from qm_proxy.detect.tool_schema import ToolSchema
-from qm_proxy.detect.truncation import Calibration, Truncation
 from qm_proxy.errors import SettingsError, StoreError
 from qm_proxy.events import HostSample, Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
@@ -114,9 +110,11 @@ class LateApp:
 
 
 class Busy:
-    """A sink: how many requests of each model are in flight."""
+    """A sink: how many requests of each model are in flight. `unknown` is called while a model without known window is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_of: Callable[[str], int | None], unknown: Callable[[], None]) -> None:
+        self._window_of = window_of
+        self._unknown = unknown
         self._models: Counter[str] = Counter()
         self._of: dict[str, str] = {}
 
@@ -127,9 +125,15 @@ class Busy:
         if opened.operation is not None and opened.model is not None:
             self._models[opened.model] += 1
             self._of[opened.id] = opened.model
+            self._look(opened.model)
 
     def progress(self, progress: Progress) -> None:
-        """Changes nothing."""
+        if (model := self._of.get(progress.id)) is not None:
+            self._look(model)
+
+    def _look(self, model: str) -> None:
+        if self._window_of(model) is None:
+            self._unknown()
 
     def found(self, finding: Finding) -> None:
         """Changes nothing."""
@@ -157,7 +161,8 @@ class Process:
         upstream = parse_upstream(self.plan["upstream"])
 
         # the parts
-        self.busy = Busy()
+        self.residency = ResidencyWatch(upstream.url, upstream.unix, self.plan["poll"], self._resident)
+        self.busy = Busy(self.residency.window_of, self.residency.hurry)
         self.metrics = Metrics()
         self.ring = Ring(limit=self.plan["ring"])
         self.live = Live()
@@ -165,9 +170,8 @@ class Process:
         db = None if self.plan["db"] is None else Path(self.plan["db"])
         self.guard = Guard(self._end_by_guard) if self.plan["guard"] == "cut" else None
         self.places: OrderedDict[str, Place] = OrderedDict()
-        self.schemas = Schemas()
-        self.calibration = Calibration()
-        self.call_loops = CallLoops()
+        self.suite = Suite()
+        self.across = Across(self.suite, lambda finding: self.fanout.found(finding), self._attach)
         self.sessions = Sessions(key=_key(db), new_id=_session_id, excerpts=self.plan["excerpts"])
         self.writer = Writer(
             db,
@@ -178,13 +182,12 @@ class Process:
         )
         self.stored = Stored(self.writer.place)
         self.queries = Both(self.ring, self.stored)
-        sinks: list[Sink] = [self.sessions, self.busy, self.metrics, self.ring, self.writer, self.live]
+        sinks: list[Sink] = [self.sessions, self.across, self.busy, self.metrics, self.ring, self.writer, self.live]
         if self.export is not None:
             sinks.insert(1, self.export)  # before the others: it gives each record its trace id
         if not self.plan.get("quiet"):
             sinks.append(Terminal())
         self.fanout = Fanout(sinks)
-        self.residency = ResidencyWatch(upstream.url, upstream.unix, self.plan["poll"], self._resident)
         self.clock = WallClock(time.monotonic_ns(), time.time_ns())
         self.observer = Observer(self._exchange, breathe=getattr(os, "sched_yield", lambda: None))
         self.host: Host | None = None
@@ -321,6 +324,7 @@ class Process:
                 for exchange in self.observer.in_flight():
                     exchange.suspended()
             self.observer.tick(now_ns)
+            self.across.tick(now_ns)
             if self.observer.in_flight():
                 self.residency.wake()
                 if now - last_host >= 1.0:
@@ -415,26 +419,26 @@ class Process:
         )
 
     def _detectors(self, opened: Opened) -> list[Detector]:
-        """Who watches this exchange: the text, the calls, the pace, the window, the end, and the session's line."""
-        asked = opened.asked
-        loop = TokenLoop(asked)
-        line = (opened.placed.session_id, opened.placed.trajectory) if opened.placed else None
-        found: list[Detector | None] = [
-            loop,
-            None if self.guard is None else GuardWatch(self.guard, loop, opened.id, opened.model or "", opened.dialect),
-            ToolSchema(asked, self.schemas),
-            Stall(),
-            Ends(opened.dialect),
-            None
-            if asked is None
-            else Truncation(asked, self.calibration, window_tokens=self.residency.window_of(asked.model), line=line),
-            self.call_loops.watch(opened),
-            self.sessions.watch(opened.id),
-        ]
-        return [detector for detector in found if detector is not None]
+        """Who watches this exchange: the suite, the session's line, and the guard behind the loop detector."""
+        found = self.suite.detectors_for(
+            opened, window_tokens=self.residency.window_of(opened.model), surroundings=self.across.beside(opened.id)
+        )
+        if (watch := self.sessions.watch(opened.id)) is not None:
+            found.append(watch)
+        loop = next((detector for detector in found if isinstance(detector, TokenLoop)), None)
+        if self.guard is not None and loop is not None:
+            found.append(GuardWatch(self.guard, loop, opened.id, opened.model or "", opened.dialect))
+        return found
+
+    def _attach(self, finding: Finding) -> None:
+        """A finding about an exchange in flight, made beside it."""
+        exchange = next((e for e in self.observer.in_flight() if e.id == finding.exchange_id), None)
+        if exchange is not None:
+            exchange.add(finding)
 
     def _resident(self, residency: Residency) -> None:
         self.observer.beside(residency)
+        self.across.see(residency)
         self.writer.models(residency.models)
 
     def _resume_sessions(self) -> None:
@@ -490,6 +494,7 @@ class Process:
         m.watch("pipe_pending", lambda: {(): of_relays("pending_bytes")})
         m.watch("dropped", dropped)
         m.watch("restarts", lambda: {(): float(self.config["restarts"])})
+
         def failures() -> dict[tuple[str, ...], float]:
             names = {type(sink).__name__ for sink in self.fanout.sinks}
             return {(name,): float(self.fanout.failures.get(name, 0)) for name in sorted(names)}

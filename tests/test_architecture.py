@@ -39,6 +39,7 @@ LAW: dict[str, tuple[str, ...]] = {
     "settings": ("nouns",),
     "observer": ("nouns", "wire", "exchange", "relay.pipe", "detect", "sessions", "ids"),
     "guard": ("nouns", "detect"),
+    "across": ("nouns", "detect", "ids"),
     "supervisor": ("errors", "tasks", "relay.addresses"),
     "wiring": ("*",),
     "cli": ("*",),

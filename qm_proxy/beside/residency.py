@@ -26,6 +26,7 @@ __all__ = ["ResidencyWatch", "read_residency"]
 
 PATIENCE_S = 2.0
 LINGER_S = 60.0
+LEAST_S = 0.2  # between two looks, however much in a hurry
 
 
 def read_residency(body: bytes, t_ns: Nanoseconds) -> Residency | None:
@@ -59,11 +60,17 @@ class ResidencyWatch:
         self.latest: Residency | None = None
         self.failures = 0
         self._awake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._last_traffic = time.monotonic()
 
     def wake(self) -> None:
         self._last_traffic = time.monotonic()
         self._awake.set()
+
+    def hurry(self) -> None:
+        """Look again soon: a model answers whose window is not known."""
+        self.wake()
+        self._hurry.set()
 
     def window_of(self, model: str | None) -> int | None:
         """The window, in tokens, of the loaded model of that name (`:latest` understood); `None` when unknown."""
@@ -81,7 +88,10 @@ class ResidencyWatch:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
             while True:
                 await self._look(session)
-                await asyncio.sleep(self.every_s)
+                await asyncio.sleep(min(LEAST_S, self.every_s))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), max(0.0, self.every_s - LEAST_S))
+                self._hurry.clear()
                 if time.monotonic() - self._last_traffic > LINGER_S:
                     self._awake.clear()
                     await self._awake.wait()
