@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["HALVES", "Corpus", "chunks"]
+__all__ = ["HALVES", "Corpus", "chunks", "symbols_of"]
 
 HALVES = ("dev", "test")
 
@@ -117,9 +117,14 @@ class Corpus:
         return "\n\n".join(sections)
 
 
+def symbols_of(text: str) -> list[str]:
+    """The lexer's symbols of a text: what stands for tokens where no tokenizer is at hand (about 3.4 characters each)."""
+    return [match.group() for match in _SYMBOL.finditer(text)]
+
+
 def chunks(rng: random.Random, text: str) -> list[str]:
     """Cut a text as a model streams it: four of five pieces are one symbol, the others two to four."""
-    pieces = [match.group() for match in _SYMBOL.finditer(text)]
+    pieces = symbols_of(text)
     out, at = [], 0
     while at < len(pieces):
         n = 1 if rng.random() < 0.8 else rng.randint(2, 4)

@@ -33,7 +33,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from qm_proxy.detect.steps import Call, Step, Turn, User, Waiting, Workbook, similar
-from qm_proxy.events import Cut, Event, Finished, TextDelta, ToolCall
+from qm_proxy.events import Cut, Event, Finished, TextDelta, ThinkingDelta, ToolCall
 from qm_proxy.findings import Finding, Severity
 from qm_proxy.record import Opened
 
@@ -133,10 +133,13 @@ class CallLoop:
 
     def see(self, event: Event) -> Iterable[Finding]:
         kind = type(event)
+        if kind is ThinkingDelta:
+            return ()
         if kind is TextDelta:
             if self._size < _SAID:
-                self._said.append(event.text[:_SAID])  # type: ignore[union-attr]
-                self._size += len(event.text)  # type: ignore[union-attr]
+                text: str = event.text  # type: ignore[union-attr]
+                self._size += len(text)
+                self._said.append(text if self._size <= _SAID else text[:_SAID])
             return ()
         match event:
             case ToolCall() if len(self._calls) < _MAX_CALLS:

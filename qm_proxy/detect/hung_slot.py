@@ -134,7 +134,9 @@ class HungSlot:
     def _finding(self, name: str, model: _Model, oldest: Opened, waited_s: float, idle: bool | None, t_ns: int) -> Finding:
         recent = [abort for abort in model.aborts if t_ns - abort[0] <= _ABORTS_NS]
         last = model.aborts[-1]
-        says = f"{name} answers nobody: {len(model.in_flight)} waiting, the first for {waited_s:.0f} s without a byte, since {last[2]} broke off an answer, and Ollama reports nothing wrong; {remedy(name)}."
+        waits = f"{len(model.in_flight)} waiting, the first for {waited_s:.0f} s without a byte"
+        says = f"{name} answers nobody ({waits}) since {last[2]} broke off an answer, and Ollama reports nothing wrong; "
+        says += f"{remedy(name)}."
         evidence: dict[str, object] = {
             "model": name,
             "waited_s": round(waited_s, 1),

@@ -51,6 +51,7 @@ _CLOSE_BY, _CLOSE_TAIL = 512, 24  # at each step: this far back, for this many l
 _FAR_EVERY, _FAR_TAIL = 8, 64  # at each eighth step: as far back as there is text
 _CYCLES = 4  # followed at once
 _FOLD_EVERY, _FOLD_TAIL = 4, 24
+_UNFOLDED = 256  # steps
 _NEAR_EVERY, _NEAR_WINDOW = 16, 2_048
 _FIRST_LOOK = 64  # no bar is lower
 _MAX_CHANNELS = 64  # tool calls followed at once in one answer
@@ -322,6 +323,7 @@ class _Channel:
         "_line",
         "_steps",
         "_text",
+        "_unfolded",
         "cut_at",
         "cycles",
         "fence",
@@ -341,6 +343,7 @@ class _Channel:
         self.cut_at: int | None = None
         self._text = ""
         self._folded = ""
+        self._unfolded: list[str] = []  # steps that are not in it yet
         self._last_folded = False  # the folded text ends inside a run of digits
         self._last_digit = -(1 << 30)
         self._line = ""  # beginning of the unfinished line, for fences
@@ -390,7 +393,12 @@ class _Channel:
             if self.seen - cycle.start >= cycle.due and (verdict := self._judge(cycle)) is not None:
                 break
         if self.name != "tool":
-            self._fold(block)
+            unfolded = self._unfolded
+            unfolded.append(block)
+            if len(unfolded) >= _UNFOLDED:
+                self._fold(unfolded)
+            if _DIGITS.search(block):
+                self._last_digit = self.seen
             if self.told and self.seen - self.told[-1].until < _REST:
                 return verdict
             if verdict is None and steps % _FOLD_EVERY == 0 and self.seen - self._last_digit < 1024:
@@ -451,21 +459,21 @@ class _Channel:
 
     # --- only numbers change
 
-    def _fold(self, block: str) -> None:
-        folded = block
-        if _DIGITS.search(block):
-            self._last_digit = self.seen
-            folded = _DIGITS.sub("0", block)
-            if self._last_folded and block[0].isdecimal():
-                folded = folded[1:]
-            self._last_folded = block[-1].isdecimal()
-        else:
-            self._last_folded = False
-        text = self._folded + folded
+    def _fold(self, blocks: list[str]) -> str:
+        """The folded text with the next steps; where no digit was seen, folding changes nothing and only joins."""
+        text = "".join(blocks)
+        if not text:
+            return self._folded
+        blocks.clear()
+        if self._last_folded and text[0].isdecimal():
+            text = text.lstrip("0123456789") if text.isascii() else _DIGITS.sub("", text, count=1)
+        self._last_folded = (bool(text) and text[-1].isdecimal()) or (not text and self._last_folded)
+        text = self._folded + _DIGITS.sub("0", text)
         self._folded = text if len(text) <= _LIMIT else text[-_KEEP:]
+        return self._folded
 
     def _counter(self) -> _Verdict | None:
-        text = self._folded
+        text = self._fold(self._unfolded)
         size = len(text)
         if size <= _FOLD_TAIL:
             return None

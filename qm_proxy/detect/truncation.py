@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
 from qm_proxy.detect.shape import symbols
-from qm_proxy.events import Asked, Cut, Event, Failed, Finished, Residency, Usage
+from qm_proxy.events import Asked, Cut, Event, Failed, Finished, Residency, TextDelta, ThinkingDelta, Usage
 from qm_proxy.findings import Finding, Severity
 
 __all__ = ["Calibration", "Estimate", "Size", "Truncation", "half_window", "size_of"]
@@ -165,6 +165,8 @@ class Truncation:
         self._output: int | None = None
 
     def see(self, event: Event) -> Iterable[Finding]:
+        if type(event) is TextDelta or type(event) is ThinkingDelta:
+            return ()
         match event:
             case Usage():
                 if not event.estimated:
