@@ -231,7 +231,7 @@ class Process:
         if self.plan["poll"] > 0:
             beside.append(spawn(self.residency.run(), name="residency"))
         self.writer.start()
-        await asyncio.to_thread(self._resume_sessions)
+        await self._resume_sessions()
         ending = asyncio.Event()
         mcp = spawn(self._serve_mcp(ending), name="mcp") if self.server is not None else None
         gc.collect()
@@ -441,11 +441,11 @@ class Process:
         self.across.see(residency)
         self.writer.models(residency.models)
 
-    def _resume_sessions(self) -> None:
-        """After a restart: know the sessions of the last hour again."""
+    async def _resume_sessions(self) -> None:
+        """After a restart: know the sessions of the last hour again. Read on a thread; `Sessions` belongs to the loop's."""
         now = time.time()
         with contextlib.suppress(StoreError):
-            turns = self.stored.recent_turns(now - RESUME_S)
+            turns = await asyncio.to_thread(self.stored.recent_turns, now - RESUME_S)
             self.sessions.resume(turns, Nanoseconds(time.monotonic_ns()), now)
 
     async def _metrics_page(self, request: Request) -> Response:
