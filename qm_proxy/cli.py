@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from probes.cli import attach
 from qm_proxy import __version__
 from qm_proxy.errors import QmError, SettingsError
 
@@ -426,6 +427,9 @@ def _asked(ask: Any) -> Any:
         return ask()
     except ValueError as exc:
         raise SettingsError(str(exc)) from exc
+
+
+attach(app)
 
 
 def main() -> None:
