@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 __all__ = ["Coalesce", "Decode", "Gap", "Load", "Prefill", "Speculative", "Stalls"]
 
 MS = 1_000_000
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this fraction visit the unit interval as evenly as any sequence can."""
 _STATED = ConfigDict(extra="forbid", frozen=True)
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
@@ -119,7 +121,9 @@ class Decode(BaseModel):
 
     token_ms: PositiveFloat = Field(default=16.0, description="mean gap without stalls, at depth 0")
     per_1k_depth_ms: NonNegativeFloat = Field(default=0.0, description="added per 1000 tokens of context before the token")
-    jitter: Literal["constant", "lognormal", "gamma"] = "constant"
+    jitter: Literal["constant", "lognormal", "gamma", "even"] = Field(
+        default="constant", description="even: equidistributed, so that any run of gaps has the stated mean; no tail"
+    )
     spread: NonNegativeFloat = Field(default=0.0, description="relative standard deviation of a gap")
     stalls: Stalls = Field(default=Stalls(), description="the model stalls: seen by both clocks")
     network: Stalls = Field(default=Stalls(), description="the way to the client stalls: created_at goes on, arrival does not")
@@ -130,7 +134,9 @@ class Decode(BaseModel):
     @model_validator(mode="after")
     def _spread_fits(self) -> Decode:
         if self.jitter == "constant" and self.spread:
-            raise ValueError("spread needs jitter: lognormal or gamma")
+            raise ValueError("spread needs jitter: lognormal, gamma or even")
+        if self.jitter == "even" and self.spread > 0.57:
+            raise ValueError("an even jitter spreads by 0.57 at most: gaps would be negative")
         return self
 
     def tokens_per_step(self) -> float:
@@ -147,6 +153,7 @@ class Decode(BaseModel):
         stalling, blocking = stalls.any, network.any
         mean = self.token_ms * self.tokens_per_step()
         depth_ms = self.per_1k_depth_ms / 1000
+        even = rng.random() if self.jitter == "even" else 0.0
         while True:
             burst = 1
             while burst <= speculative.drafted and rng.random() < speculative.accepted:
@@ -158,6 +165,9 @@ class Decode(BaseModel):
             elif self.jitter == "gamma" and self.spread:
                 shape = 1 / self.spread**2
                 step *= rng.gammavariate(shape, 1 / shape)
+            elif self.jitter == "even":
+                even = (even + GOLDEN) % 1.0
+                step *= 1 + self.spread * math.sqrt(3) * (2 * even - 1)
             for k in range(burst):
                 stall = stalls.before(index, rng) if stalling else 0.0
                 hold = held + 1 < coalesce.most and rng.random() < coalesce.share if coalesce.share else False

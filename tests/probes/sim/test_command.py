@@ -27,7 +27,7 @@ def test_the_list_shows_every_persona_and_its_truth(capsys: pytest.CaptureFixtur
     post = next(line for line in lines if line.startswith("north-mini-code-1.0:mlx-mxfp8"))
     assert "2924.2 ms" in post
     assert "3000/s+751.3 ms" in post
-    assert "35 ms @61,163,255" in post
+    assert "90 ms @61,163,255" in post
 
 
 def test_list_and_schema_as_json(capsys: pytest.CaptureFixture[str]) -> None:

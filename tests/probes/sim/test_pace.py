@@ -38,6 +38,7 @@ def test_reload_takes_the_cold_time_unless_stated() -> None:
         Decode(token_ms=10),
         Decode(token_ms=10, jitter="lognormal", spread=0.3),
         Decode(token_ms=10, jitter="gamma", spread=0.5),
+        Decode(token_ms=10, jitter="even", spread=0.28),
         Decode(token_ms=10, speculative=Speculative(drafted=4, accepted=0.7)),
         Decode(token_ms=10, speculative=Speculative(drafted=3, accepted=1.0)),
         Decode(token_ms=10, jitter="lognormal", spread=0.2, coalesce=Coalesce(share=0.3)),
@@ -75,6 +76,15 @@ def test_coalescing_is_bounded() -> None:
     assert sum(held) > 2500
 
 
+def test_even_jitter_has_its_mean_in_any_run_and_no_tail() -> None:
+    found = [g.ns / MS for g in gaps(Decode(token_ms=10, jitter="even", spread=0.28), 3000)]
+    for start in range(0, 2600, 97):
+        assert statistics.fmean(found[start : start + 313]) == pytest.approx(10, rel=0.005)
+    assert 5 < min(found) < max(found) < 15
+
+
 def test_jitter_must_be_named() -> None:
+    with pytest.raises(ValidationError, match="at most"):
+        Decode(jitter="even", spread=0.6)
     with pytest.raises(ValidationError, match="spread needs jitter"):
         Decode(spread=0.1)
