@@ -10,6 +10,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from statistics import median
 from typing import Any
 
@@ -53,6 +54,11 @@ HARD_SHARE = 0.40
 Row = dict[str, Any]
 
 
+@lru_cache(maxsize=4)
+def _corpus(half: str, files: int) -> Corpus:
+    return Corpus(half, files)
+
+
 def clean_texts(corpus: Corpus, rng: random.Random, n: int) -> Iterator[tuple[str, str]]:
     """Kind and text; two of five are hard negatives."""
     kinds = list(HARD)
@@ -90,7 +96,7 @@ def _theirs(make: Callable[[], TextRule], pieces: list[str]) -> int | None:
 
 def token_loops(half: str, seed: int, *, clean: int, loops: int, rivals: int, files: int = 400) -> Row:
     """Recall and delay for each family, alarms on clean text; the rivals on every n-th of it."""
-    corpus = Corpus(half, files)
+    corpus = _corpus(half, files)
     rng = random.Random(f"{seed} clean {half}")
     alarms: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
@@ -174,7 +180,7 @@ def token_loops(half: str, seed: int, *, clean: int, loops: int, rivals: int, fi
 
 def invariance(half: str, seed: int, *, texts: int, files: int = 400) -> Row:
     """The same text cut at one character, at random, at 200 and not at all must give the same verdicts."""
-    corpus, rng = Corpus(half, files), random.Random(f"{seed} cuts {half}")
+    corpus, rng = _corpus(half, files), random.Random(f"{seed} cuts {half}")
     failures = 0
     for i in range(texts):
         text = loop(corpus, rng, rng.choice(EXACT + NEAR)).text if i % 2 else next(clean_texts(corpus, rng, 1))[1]
@@ -279,7 +285,7 @@ def tool_calls(half: str, seed: int, *, schemas: int, leaks: int, clean: int, fi
                 assert isinstance(problems, list)
                 wanted = {"".join(f"/{key}" for key in error.absolute_path) for error in errors}
                 pointers += wanted != {problem["pointer"] for problem in problems}
-    corpus = Corpus(half, files)
+    corpus = _corpus(half, files)
     names = sorted({made_calls.tool_name(rng) for _ in range(12)})
     tools = tuple(OfferedTool(name, "function", b'{"type": "object"}') for name in names)
     missed: Counter[str] = Counter()
@@ -365,7 +371,7 @@ def _stalled(arrivals: list[int]) -> list[int]:
 
 def truncations(half: str, seed: int, *, models: int, seen_before: bool, files: int = 60) -> Row:
     """Conversations against windows. `seen_before`: three ordinary conversations with the model came first."""
-    corpus, rng = Corpus(half, files), random.Random(f"{seed} prompts {half} {seen_before}")
+    corpus, rng = _corpus(half, files), random.Random(f"{seed} prompts {half} {seen_before}")
     forms: dict[str, Counter[str]] = {form: Counter() for form in ("half_window", "dropped", "refused", "fits")}
     first: Counter[str] = Counter()
     for _ in range(models):
@@ -404,7 +410,7 @@ def truncations(half: str, seed: int, *, models: int, seen_before: bool, files: 
 
 def cost(half: str, seed: int, *, texts: int, files: int = 60) -> Row:
     """Time per chunk of all detectors together, and of each; memory of one stream after 200 tokens and at its longest."""
-    corpus, rng = Corpus(half, files), random.Random(f"{seed} cost {half}")
+    corpus, rng = _corpus(half, files), random.Random(f"{seed} cost {half}")
     tools = tuple(OfferedTool(f"tool_{i}", "function", json.dumps(made_calls.schema(rng)).encode()) for i in range(20))
     streams: list[list[Event]] = []
     events: list[Event]
