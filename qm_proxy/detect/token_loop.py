@@ -510,11 +510,12 @@ class _Channel:
         recent = self._text[-window:]
         raw = recent.encode("utf-8", "replace")
         packed = len(zlib.compress(raw, 6))
-        if len(recent) < window or len(raw) < ratio * packed:
+        size = (len(raw) + len(recent)) / 2  # between bytes and characters: scripts of three bytes are not three times as dull
+        if len(recent) < window or size < ratio * packed:
             return None
         if letter_share(recent) < _NEAR_LETTERS or max(map(recent.count, set(recent))) * 5 > window * 2:
             return None  # numbers and fills are not talk
-        new = window * packed // len(raw)
+        new = round(window * packed / size)
         return _Verdict("near", context, "words", 0, window, window, self.seen - window, recent[-EXCERPT_CHARACTERS:], new=new)
 
     # --- fences

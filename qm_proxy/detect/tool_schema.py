@@ -44,7 +44,9 @@ _SCAN = 256  # characters of text between two looks for openers
 _OVERLAP = 96  # longest opener
 _WHOLE = 16_384  # an answer up to this long may be one call as a whole
 _MAX_CALLS = 256  # judged in one answer
+_MAX_FINDINGS = 32  # about the calls of one answer; `verdicts` go on
 _MAX_LEAKS = 4
+_MAX_OPENERS = 4_096  # looked at in one answer: more is noise, or malice
 _MAX_BLAMED = 256  # offered schemas looked at when the answer begins
 _SWALLOWED_TOKENS = 8
 _NEAR_NAMES = 2_000
@@ -76,6 +78,7 @@ class ToolSchema:
         self._offered: dict[str, OfferedTool] = {tool.name: tool for tool in tools}
         self._choice = asked.tool_choice if asked is not None else None
         self._calls = 0
+        self._told = 0
         self._called: set[str] = set()
         self._output_tokens: int | None = None
         self._payload = False  # anything at all arrived
@@ -96,7 +99,9 @@ class ToolSchema:
         match event:
             case ToolCall():
                 self._payload = True
-                return self._judge(event)
+                found = self._judge(event)[: _MAX_FINDINGS - self._told]
+                self._told += len(found)
+                return found
             case Began():
                 return self._blame(event.t_ns)
             case Usage():
@@ -271,6 +276,7 @@ class _Scanner:
         self._before = 0  # characters dropped in front of `_tail`
         self._head = ""
         self._total = 0
+        self._openers = 0
         self._fence = ""  # the code fence that is open where `_tail` begins
         self._found: dict[tuple[str, str], tuple[Leak, bool, bool, str]] = {}
 
@@ -309,9 +315,14 @@ class _Scanner:
         self._open = None
         while (opener := OPENER.search(text, start)) is not None:
             at = opener.start()
+            xml = opener["xml"]
+            if (xml is not None and xml not in self._names) or self._openers >= _MAX_OPENERS:
+                start = at + 1 if xml is not None else opener.end()
+                continue
             if not last and len(text) - at < BODY:
                 self._open = at  # its body may still come
                 break
+            self._openers += 1
             leak = next(leaks_at(text, at, self._names), None)
             if leak is not None:
                 self._note(text, leak)

@@ -175,6 +175,12 @@ def test_the_clients_broken_schema_is_told_once_for_all_exchanges() -> None:
     assert kinds == ["tool.bad_schema"]
 
 
+def test_a_mad_answer_gives_few_findings_and_all_verdicts() -> None:
+    detector = ToolSchema(asked(), Schemas())
+    assert len(found(*(call("bake", "{}", i) for i in range(300)), Finished(T, "stop"), detector=detector)) == 32
+    assert len(detector.verdicts) == 256
+
+
 def test_what_is_too_large_is_not_judged() -> None:
     detector = ToolSchema(asked(), Schemas())
     deep = '{"city": ' + "[" * 5000 + "]" * 5000 + "}"
