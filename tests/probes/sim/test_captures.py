@@ -164,7 +164,7 @@ def persona_for(name: str, real: Answer, request: dict[str, Any]) -> Persona:
         "mode": "native" if "jinja" in model else "rendered",
         "capabilities": capabilities,
         "details": {"embedding_length": 64 if name == "embeddings" else 256},  # the recorded vectors have 64 that are not 0
-        "load": {"cold_ms": 0}, "prefill": {"fixed_ms": 0.5}, "decode": {"token_ms": 0.5}, "overhead_ms": 0,
+        "load": {"cold_ms": 0}, "prefill": {"fixed_ms": 0.5, "tokens_per_s": 1e6}, "decode": {"token_ms": 0.5}, "overhead_ms": 0,
         "context": {"trained": 8192, "automatic": 4096},
         "tokenizer": tokenizer,
         "rules": [{"say": say}],

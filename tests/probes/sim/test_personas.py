@@ -11,7 +11,7 @@ from jsonschema_rs import validator_for
 
 import probes.sim.personas as module
 from probes.sim.library import Library
-from probes.sim.personas import Accuracy, Persona, builtin, canonical, load_file, schema
+from probes.sim.personas import Accuracy, builtin, canonical, load_file, schema
 from probes.sim.repertoire import make
 from qm_proxy.errors import SettingsError
 
@@ -111,15 +111,6 @@ def test_one_persona_or_a_list(tmp_path: Path) -> None:
     file = tmp_path / "one.json"
     file.write_text('{"name": "x"}')
     assert [p.full_name for p in load_file(file)] == ["x:latest"]
-
-
-def test_policies_are_judged_when_the_server_is_made() -> None:
-    with pytest.raises(SettingsError, match=r"wants the policy 'nonsense'.*token-loop"):
-        make(Persona.model_validate({"name": "x", "policy": {"name": "nonsense"}}))
-    with pytest.raises(SettingsError, match="refuses its parameters"):
-        make(Persona.model_validate({"name": "x", "policy": {"name": "token-loop", "speed": 3}}))
-    with pytest.raises(SettingsError, match="no scripted agent 'nobody'"):
-        make(Persona.model_validate({"name": "x", "policy": {"name": "agent", "script": "nobody"}}))
 
 
 @pytest.mark.parametrize(
