@@ -62,7 +62,8 @@ class Window:
 
     def complaints(self) -> list[str]:
         """Errors of the console, uncaught exceptions, and breaches of the Content-Security-Policy."""
-        return self.trouble + self.page.evaluate("window.qmTrouble")
+        breaches: list[str] = self.page.evaluate("window.qmTrouble")
+        return self.trouble + breaches
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def crowd() -> Iterator[tuple[Crowd, str]]:
 
     async def serve() -> None:
         mounts = [Route("/api/v1/events", Live().endpoint), *page_routes(lambda: (url, url))]
-        app = build(archive, lambda: {"models": []}, names=names_of_sockets([sock]), mounts=mounts)  # type: ignore[arg-type]
+        app = build(archive, lambda: {"models": []}, names=names_of_sockets([sock]), mounts=mounts)
         server = Server(app, [sock])
         task = asyncio.ensure_future(server.run_until_stopped())
         servers.append((server, task))

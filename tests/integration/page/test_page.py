@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from probes.sim.personas import Persona, builtin
 from qm_proxy.servant import Servant
 
 from .conftest import Window, ask, chat, until
@@ -22,10 +23,18 @@ CHAT = "/v1/chat/completions"
 VIEWS = ["now", "exchanges", "sessions", "models", "probes", "health", "connect"]
 
 
+def long_stalls() -> Persona:
+    """The staller, whose stalls stand out on the busiest machine."""
+    (known,) = builtin(["staller"])
+    assert known.decode.stalls is not None
+    stalls = known.decode.stalls.model_copy(update={"at": (30,), "ms": 2000.0})
+    return known.model_copy(update={"decode": known.decode.model_copy(update={"stalls": stalls})})
+
+
 @pytest.fixture
 def staged(make_sim: Callable[..., Any], serving: Callable[..., Servant]) -> tuple[Any, Servant]:
     """A simulated Ollama at its own pace, and the proxy in front of it."""
-    sim = make_sim(personas=["steady", "staller", "thinker", "tool-user", "looper"], speed=1.0)
+    sim = make_sim(personas=[long_stalls(), "steady", "thinker", "tool-user", "looper"], speed=1.0)
     return sim, serving(sim.url, poll=0.2)
 
 
@@ -74,6 +83,8 @@ def test_what_happens_is_seen(staged: tuple[Any, Servant], open_window: Callable
         text = page.inner_text(".readout")
         assert "a stall" in text
         red.add(int(text.split()[1]))
+    found = served.ask("/api/v1/findings?kind=stall")["items"]
+    assert red == {f["chunk"] for f in found}
     assert set(planted) <= red
     colour = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--k-stall').trim()")
     assert _pixels(page, "canvas.ticks", colour) > 50

@@ -12,21 +12,28 @@ export function cycle(names, times) {
     const angle = (i / names.length) * 2 * Math.PI - Math.PI / 2;
     return [mid + RADIUS * Math.cos(angle), mid + RADIUS * Math.sin(angle)];
   };
+  const shown = names.map((name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name));
+  const wide = (i) => shown[i].length * 6.7 + 14;
+  const angleOf = (i) => (i / names.length) * 2 * Math.PI - Math.PI / 2;
+  const gapAt = (i) => { // how much of the ring the call's own box covers
+    const angle = angleOf(i);
+    const half = Math.abs(Math.sin(angle)) * (wide(i % names.length) / 2) + Math.abs(Math.cos(angle)) * 11;
+    return Math.min(Math.PI / names.length - 0.15, half / RADIUS + 0.05);
+  };
   const arcs = names.map((_, i) => {
-    const gap = Math.min(0.35, 1.2 / names.length);
-    const a = (i / names.length) * 2 * Math.PI - Math.PI / 2 + gap;
-    const b = ((i + 1) / names.length) * 2 * Math.PI - Math.PI / 2 - gap;
+    const a = angleOf(i) + gapAt(i);
+    const b = angleOf(i + 1) - gapAt((i + 1) % names.length);
     const [x0, y0] = [mid + RADIUS * Math.cos(a), mid + RADIUS * Math.sin(a)];
     const [x1, y1] = [mid + RADIUS * Math.cos(b), mid + RADIUS * Math.sin(b)];
     return s("path", { d: `M${x0} ${y0}A${RADIUS} ${RADIUS} 0 ${b - a > Math.PI ? 1 : 0} 1 ${x1} ${y1}`, class: "cy-arc", "marker-end": "url(#cy-head)" });
   });
-  const nodes = names.map((name, i) => {
-    const [x, y] = place(i);
-    const text = name.length > 16 ? `${name.slice(0, 15)}…` : name;
-    const wide = text.length * 6.4 + 14;
+  const nodes = shown.map((text, i) => {
+    const [onRing, y] = place(i);
+    const half = wide(i) / 2;
+    const x = Math.max(half + 1, Math.min(SIZE - half - 1, onRing));
     return s("g", null,
-      s("rect", { x: Math.max(1, Math.min(SIZE - wide - 1, x - wide / 2)), y: y - 11, width: wide, height: 22, rx: 11, class: "cy-node" }),
-      s("text", { x: Math.max(1 + wide / 2, Math.min(SIZE - wide / 2 - 1, x)), y: y + 4, "text-anchor": "middle", class: "cy-name" }, text));
+      s("rect", { x: x - half, y: y - 11, width: 2 * half, height: 22, rx: 11, class: "cy-node" }),
+      s("text", { x, y: y + 4, "text-anchor": "middle", class: "cy-name" }, text));
   });
   const picture = s("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img", class: "cycle", "aria-label": `${names.join(", then ")}: ${times} times` },
     s("defs", null, s("marker", { id: "cy-head", viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },

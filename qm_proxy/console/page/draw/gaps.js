@@ -1,4 +1,4 @@
-// From a stored series to marks: when each chunk came, what it was, the gap before it, and whether that gap is a stall.
+// From a stored series to marks: when each chunk came, what it was, the gap before it, and whether a stall was found there.
 
 import { quantile } from "../lib/format.js";
 
@@ -22,12 +22,13 @@ export function marks(chunks, findings = []) {
       stall: found.has(i), asleep: asleep.has(i),
     });
   });
-  const limit = threshold(made);
+  const further = findings.some((f) => f.evidence?.further > 0); // the detector names the first ones and counts the rest
+  const limit = further ? threshold(made) : null;
   for (const m of made) if (limit !== null && m.gap_s > limit) m.stall = true;
   return made;
 }
 
-/** A gap longer than this is drawn as a stall: median + max(8 robust deviations, 10 ms, 1.25 medians), of the whole stream. */
+/** Where stalls were only counted, a gap longer than this is drawn as one: median + max(8 robust deviations, 10 ms, 1.25 medians), of the whole stream. */
 export function threshold(made) {
   const gaps = made.map((m) => m.gap_s).filter((g) => g !== null).sort((a, b) => a - b);
   if (gaps.length < 12) return null;

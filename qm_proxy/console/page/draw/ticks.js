@@ -57,7 +57,7 @@ export function tickStrip(exchange, made) {
     for (const m of made) {
       if (m.stall) continue;
       c.fillStyle = k[m.kind] ?? k.text;
-      c.fillRect(x(m.t_s, width) - 0.5, TOP + 5, 1, height - TOP - 6);
+      c.fillRect(Math.round(x(m.t_s, width)), TOP + 5, 1, height - TOP - 6);
     }
     for (const m of made) {
       if (!m.stall) continue;
@@ -66,7 +66,7 @@ export function tickStrip(exchange, made) {
       const from = x(m.t_s - (m.gap_s ?? 0), width);
       c.fillRect(from, TOP, x(m.t_s, width) - from, height - TOP - 1);
       c.globalAlpha = 1;
-      c.fillRect(x(m.t_s, width) - 1, TOP, 2, height - TOP - 1);
+      c.fillRect(Math.round(x(m.t_s, width)), TOP, 2, height - TOP - 1);
     }
     c.globalAlpha = 1;
     for (const call of exchange.tool_calls ?? []) {
@@ -80,7 +80,9 @@ export function tickStrip(exchange, made) {
     }
     if (at >= 0) {
       c.fillStyle = k.ink;
-      c.fillRect(x(made[at].t_s, width) - 0.5, 0, 1, height);
+      const px = Math.round(x(made[at].t_s, width)); // beside the tick, not over it
+      c.fillRect(px, 0, 2, TOP - 2);
+      c.fillRect(px, height - 6, 2, 6);
     }
   }
 

@@ -54,6 +54,7 @@ export function chart(name, rows, label, { height = 180, fitTime = false, legend
       });
       view?.finalize();
       view = made.view;
+      place.style.minHeight = "";
       if (closed) view.finalize();
     } catch (error) {
       place.textContent = `The chart could not be drawn: ${error.message}`;

@@ -8,9 +8,9 @@ export function seconds(value) {
   if (a === 0) return "0 s";
   if (a < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
   if (a < 0.0995) return `${(value * 1e3).toFixed(1)} ms`;
-  if (a < 1) return `${(value * 1e3).toFixed(0)} ms`;
-  if (a < 100) return `${value.toFixed(a < 10 ? 2 : 1)} s`;
-  if (a < 5400) return `${Math.floor(value / 60)} m ${Math.round(value % 60)} s`;
+  if (a < 0.9995) return `${(value * 1e3).toFixed(0)} ms`;
+  if (a < 99.95) return `${value.toFixed(a < 9.995 ? 2 : 1)} s`;
+  if (a < 5400) return `${Math.floor(Math.round(value) / 60)} m ${Math.round(value) % 60} s`;
   if (a < 172800) return `${(value / 3600).toFixed(1)} h`;
   return `${(value / 86400).toFixed(1)} d`;
 }

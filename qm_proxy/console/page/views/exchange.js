@@ -8,7 +8,7 @@ import { findingsOf, get } from "../lib/api.js";
 import { fill, h, panel, say, table } from "../lib/dom.js";
 import { bytes, clock, count, modelName, NONE, rate, seconds, share } from "../lib/format.js";
 import { elapsed, listen, live } from "../lib/live.js";
-import { download, endingPill, failed, figure, findingItem, phaseBar, pill } from "../lib/parts.js";
+import { download, endingPill, failed, figure, findingItem, findingPills, phaseBar, pill } from "../lib/parts.js";
 
 export function show(place, [id]) {
   const abort = new AbortController();
@@ -33,7 +33,7 @@ export function show(place, [id]) {
   function title(x) {
     return h("div.title", null,
       h("h1", null, modelName(x.model ?? x.route), h("span.by", null, ` asked by ${x.client}`)),
-      h("span.marks", null, x.ending !== null && endingPill(x), x.finish_reason && pill(x.finish_reason, "info", "finish reason"), x.origin === "probe" && pill("probe", "info")));
+      h("span.marks", null, x.ending !== null && endingPill(x), x.finish_reason && pill(x.finish_reason, "info", "finish reason"), x.origin === "probe" && pill("probe", "info"), findingPills(x.findings)));
   }
 
   function facts(x) {
@@ -109,7 +109,7 @@ export function show(place, [id]) {
       closing.push(strip.close, waterfall.close, histogram.close);
       charts.strip = strip;
       const key = h("span.key", null, h("i.k-text"), "text ", h("i.k-thinking"), "thinking ", h("i.k-tool"), "tool call ", h("i.k-stall"),
-        h("span", { title: "A stall that the detector found, or a gap beyond the median + max(8 robust deviations, 10 ms, 1.25 medians)" }, "stall"));
+        h("span", { title: "A gap far above its neighbours: odd beside the 64 before it, and more than twice their pace" }, "stall"));
       const p = panel("Token waterfall", key, strip.element, h("p.quiet", { data: { stalls: String(stalls) } }, words), waterfall.element, histogram.element);
       p.classList.add("waterfall");
       parts.push(p);

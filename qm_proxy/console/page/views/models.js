@@ -2,7 +2,7 @@
 
 import { pages } from "../lib/api.js";
 import { fill, h, panel, table } from "../lib/dom.js";
-import { count, modelName, NONE, quantile, rate, seconds, share } from "../lib/format.js";
+import { clock, count, modelName, NONE, quantile, rate, seconds, share } from "../lib/format.js";
 import { failed } from "../lib/parts.js";
 
 const SIZES = [500, 2000, 5000];
@@ -53,7 +53,7 @@ export function show(place, _, query) {
     const best = (name, low) => rows.reduce((m, r) => (r[name] == null ? m : m == null ? r[name] : low ? Math.min(m, r[name]) : Math.max(m, r[name])), null);
     const top = { rate: best("rate", false) };
     const head = (name, title, hint, kind = "num") => [h("a", { href: link({ sort: name }), "aria-current": sort === name ? "true" : null }, title), kind, hint];
-    fill(body, h("p.quiet", null, `From ${count(n)} generations${oldest ? ` since ${new Date(oldest).toLocaleString()}` : ""}. Rates and times are medians unless they say otherwise.`),
+    fill(body, h("p.quiet", null, `From ${count(n)} generations${oldest ? ` since ${clock(oldest)}` : ""}. Rates and times are medians unless they say otherwise.`),
       table("League table", [["model"], ...(byClient ? [["client"]] : []),
         head("n", "requests", "Generations counted"), head("rate", "tok/s", "Decode rate, median"), ["", "barcell"],
         head("ttft", "ttft", "Time to first token, median"), head("ttft95", "ttft p95", "95th percentile"), head("gap99", "gap p99", "Median of each stream's 99th percentile"),
