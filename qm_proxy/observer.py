@@ -67,7 +67,7 @@ class Fanout:
 class _Connection:
     """One client connection as the copy shows it."""
 
-    __slots__ = ("client_bytes", "exchanges", "http", "key", "peer", "relay", "upstream_bytes")
+    __slots__ = ("client_bytes", "exchanges", "holed", "http", "key", "peer", "relay", "upstream_bytes", "upstream_seen")
 
     def __init__(self, relay: int, key: int, peer: str) -> None:
         self.relay = relay
@@ -75,8 +75,10 @@ class _Connection:
         self.peer = peer
         self.http: HttpConnection | None = HttpConnection()  # None: given up until a request begins
         self.exchanges: dict[int, Exchange] = {}
-        self.client_bytes = 0
+        self.client_bytes = 0  # the offset that comes next; -1: whatever comes is the next
         self.upstream_bytes = 0
+        self.upstream_seen: int | None = None  # where `upstream_bytes` stood before it became -1, if it was known
+        self.holed = False  # a batch was dropped since its last request began
 
 
 class Observer:
@@ -104,7 +106,9 @@ class Observer:
         if last is None:
             self.first_sequence[relay] = batch.sequence
         else:
-            self.batches_missed += max(0, batch.sequence - last - 1)
+            self.batches_missed += (missed := max(0, batch.sequence - last - 1))
+            for known in self._connections.get(relay, {}).values() if missed else ():
+                known.holed = True
         self._last_sequence[relay] = batch.sequence
         connections = self._connections.setdefault(relay, {})
         records = self.records
@@ -163,8 +167,13 @@ class Observer:
             c = connections[connection] = _Connection(relay, connection, "")
             if kind != Kind.CLIENT_DATA or offset != 0:  # else only its opening was lost
                 c.http = None
-                c.client_bytes = offset if kind in (Kind.CLIENT_DATA, Kind.CLIENT_SKIPPED) else 0
-                c.upstream_bytes = offset if kind in (Kind.UPSTREAM_DATA, Kind.UPSTREAM_SKIPPED) else 0
+                c.client_bytes = c.upstream_bytes = -1
+        if c.client_bytes < 0 and kind in (Kind.CLIENT_DATA, Kind.CLIENT_SKIPPED):
+            c.client_bytes = offset
+        elif c.upstream_bytes < 0 and kind in (Kind.UPSTREAM_DATA, Kind.UPSTREAM_SKIPPED):
+            if c.upstream_seen is not None:
+                self.bytes_missed += max(0, offset - c.upstream_seen)
+            c.upstream_bytes, c.upstream_seen = offset, None
         if kind == Kind.UPSTREAM_DATA:
             if offset > c.upstream_bytes:
                 self._skipped(c, "upstream", offset - c.upstream_bytes, t_ns, lost=True)
@@ -185,12 +194,10 @@ class Observer:
         elif kind == Kind.REFUSED:
             for exchange in c.exchanges.values():
                 exchange.refused(data.decode("utf-8", "replace"), t_ns)
-        elif kind == Kind.CUT:
+        elif kind in (Kind.CUT, Kind.SHUTDOWN):
             for exchange in c.exchanges.values():
-                exchange.cut(t_ns)
-        elif kind == Kind.SHUTDOWN:
-            for exchange in c.exchanges.values():
-                exchange.shutdown(t_ns)
+                (exchange.cut if kind == Kind.CUT else exchange.shutdown)(t_ns)
+            c.exchanges.clear()
         elif kind == Kind.CLOSED:
             self._end(connections, c, t_ns)
         elif c.http is not None:
@@ -210,8 +217,23 @@ class Observer:
         if c.http is None:
             if not _REQUEST_BEGINS.match(data):
                 return
-            c.http = HttpConnection()
+            c.http, c.holed = HttpConnection(), False
+        elif c.holed and _REQUEST_BEGINS.match(data):
+            c.holed = False
+            if c.exchanges:
+                self._asks_again(c, t_ns)
         self._tell(c, c.http.client(data, t_ns))
+
+    def _asks_again(self, c: _Connection, t_ns: Nanoseconds) -> None:
+        """A client asks again when it has its answer: the dropped batch held the end of that. The upstream's next bytes show how
+        much it held; they belong to the new request."""
+        for exchange in list(c.exchanges.values()):
+            exchange.client_ready(t_ns)
+            exchange.abandon(t_ns)
+        c.exchanges.clear()
+        c.http = HttpConnection()
+        if c.upstream_bytes >= 0:
+            c.upstream_bytes, c.upstream_seen = -1, c.upstream_bytes
 
     def _skipped(self, c: _Connection, side: str, n_bytes: int, t_ns: Nanoseconds, *, lost: bool = False) -> None:
         """`n_bytes` of one side passed uncopied (bounded copy), or were in a batch that the pipe dropped (`lost`)."""
