@@ -76,7 +76,7 @@ class CallLoops:
 
     def __init__(self) -> None:
         self.workbook = Workbook()
-        self._told: OrderedDict[Line, dict[int, int]] = OrderedDict()
+        self._told: OrderedDict[Line, dict[int, tuple[int, int]]] = OrderedDict()  # by loop: when due again, and where it began
         self._kept: OrderedDict[Line, tuple[list[Step], list[Waiting]]] = OrderedDict()
 
     def watch(self, opened: Opened) -> CallLoop | None:
@@ -87,7 +87,8 @@ class CallLoops:
         line = (opened.placed.session_id, opened.placed.trajectory) if opened.placed is not None else None
         steps, waiting = self._kept.get(line, ([], [])) if asked.previous_response_id is not None and line else ([], [])
         read = self.workbook.read(asked.messages, steps, waiting)
-        return CallLoop(self, read, line, keep=asked.dialect == "openai-responses")
+        turn = opened.placed.turn if opened.placed is not None else 0
+        return CallLoop(self, read, line, turn, keep=asked.dialect == "openai-responses")
 
     def keep(self, line: Line, steps: list[Step], waiting: list[Waiting]) -> None:
         """Hold a line's turns for the next request, which may not bring them."""
@@ -96,7 +97,7 @@ class CallLoops:
         if len(self._kept) > _KEPT_LINES:
             self._kept.popitem(last=False)
 
-    def is_due(self, line: Line | None, loop: _Loop) -> bool:
+    def is_due(self, line: Line | None, loop: _Loop, turn: int) -> bool:
         """Is this loop new to its line, begun again, or twice as long as when it was last told?"""
         if line is None:  # nothing is remembered of it: at each doubling exactly
             due = loop.needed
@@ -110,10 +111,12 @@ class CallLoops:
                 self._told.popitem(last=False)
         else:
             self._told.move_to_end(line)
-        begun_again = loop.copies == loop.needed and loop.rule not in _WINDOWED
-        if not begun_again and loop.copies < told.get(loop.key, 0):
+        began = turn - loop.copies * max(loop.period, 1)
+        due, before = told.get(loop.key, (0, began))
+        begun_again = began > before + loop.period and loop.rule not in _WINDOWED
+        if loop.copies < due and not begun_again:
             return False
-        told[loop.key] = 2 * loop.copies
+        told[loop.key] = (2 * loop.copies, began)
         if len(told) > _LOOPS:
             del told[next(iter(told))]
         return True
@@ -122,10 +125,11 @@ class CallLoops:
 class CallLoop:
     """One exchange: its history is known, its answer is being listened to."""
 
-    def __init__(self, loops: CallLoops, steps: list[Step], line: Line | None, *, keep: bool = False) -> None:
+    def __init__(self, loops: CallLoops, steps: list[Step], line: Line | None, turn: int, *, keep: bool = False) -> None:
         self._loops = loops
         self._steps = steps
         self._line = line
+        self._turn = turn
         self._keep = keep
         self._calls: list[ToolCall] = []
         self._said: list[str] = []
@@ -158,7 +162,7 @@ class CallLoop:
         if self._keep and self._line is not None:
             waiting = [(event.call_id, call) for event, call in zip(self._calls, now.calls, strict=True)]
             self._loops.keep(self._line, [*self._steps, now], waiting)
-        if loop is None or loop.copies < loop.needed or not self._loops.is_due(self._line, loop):
+        if loop is None or loop.copies < loop.needed or not self._loops.is_due(self._line, loop, self._turn):
             return []
         evidence: dict[str, object] = {
             "form": loop.form,
@@ -240,15 +244,20 @@ def _cycle(turns: list[Turn], now: Turn) -> _Loop | None:
         if copies < needed:
             continue
         tools = tuple(call.name for turn in unit for call in turn.calls)
-        key = hash(("cycle", period, sum(hash(turn.pairs()) for turn in unit)))
+        key = _key_of(unit)
         names, form = _names(tools), "poll" if waits else "cycle"
         if period == 1:
-            says = f"The model calls {names} for the {copies}th time in a row and gets the same result each time."
+            says = f"The model calls {names} for the {_nth(copies)} time in a row and gets the same result each time."
         else:
-            says = f"The model goes through the same {period} steps ({names}) for the {copies}th time with the same results."
+            says = f"The model goes through the same {period} steps ({names}) for the {_nth(copies)} time with the same results."
         severity: Severity = "suspect" if waits else "violation"
         return _Loop(form, severity, 0 if rest else copies, needed, period, key, says, tools, "cycle")
     return None
+
+
+def _key_of(unit: list[Turn]) -> int:
+    """Names the loop of these turns, in whatever place it is looked at and by whatever rule."""
+    return hash((len(unit), sum(hash(turn.pairs()) for turn in unit)))
 
 
 def _is_repeated(unit: list[Turn]) -> bool:
@@ -269,8 +278,8 @@ def _echo(turns: list[Turn], now: Turn) -> _Loop | None:
     if count < _ECHOES:
         return None
     tools = tuple(call.name for call in now.calls)
-    says = f"The model says the same words and calls {_names(tools)} for the {count}th time in a row."
-    return _Loop("echo", "violation", count, _ECHOES, 1, hash(("echo", now.said, signature)), says, tools, "echo")
+    says = f"The model says the same words and calls {_names(tools)} for the {_nth(count)} time in a row."
+    return _Loop("echo", "violation", count, _ECHOES, 1, _key_of(turns[-1:]), says, tools, "echo")
 
 
 def _same_error(done: list[Call], now: Turn) -> _Loop | None:
@@ -287,7 +296,7 @@ def _same_error(done: list[Call], now: Turn) -> _Loop | None:
                 break
         needed = _SAME_ERROR * (_WAITING if waits else 1)
         if error is not None and count >= needed:
-            says = f"The model calls {_names((name,))} for the {count}th time, and each time it failed with the same error."
+            says = f"The model calls {_names((name,))} for the {_nth(count)} time, and each time it failed with the same error."
             return _Loop("same_error", "violation", count, needed, 1, hash(("error", name, error)), says, (name,), "same_error")
     return None
 
@@ -315,7 +324,7 @@ def _near_duplicate(done: list[Call], now: Turn) -> _Loop | None:
     needed = _NEAR * (_WAITING if last.waits or done[-1].waits else 1)
     if count < needed or len(kinds) == 1 or alike / (count - 1) < _NEAR_ALIKE:
         return None
-    says = f"The model calls {last.name[:40]} for the {count}th time with nearly the same arguments and the same result."
+    says = f"The model calls {last.name[:40]} for the {_nth(count)} time with nearly the same arguments and the same result."
     key = hash(("near", last.name, result))
     return _Loop("near_duplicate", "suspect", count, needed, 1, key, says, (last.name,), "near_duplicate")
 
@@ -339,7 +348,7 @@ def _changing(turns: list[Turn], now: Turn) -> _Loop | None:
         results = [turn.pairs() for turn in turns[-(copies - 1) * period :]]
         severity: Severity = "info" if len(set(results)) == len(results) else "suspect"
         tools = tuple(call.name for call in now.calls)
-        says = f"The model makes the same calls ({_names(tools)}) for the {copies}th time; their results change."
+        says = f"The model makes the same calls ({_names(tools)}) for the {_nth(copies)} time; their results change."
         key = hash(("changing", period, sum(hash(signature) for signature in unit)))
         return _Loop("poll", severity, 0 if rest else copies, needed, period, key, says, tools, "results_differ")
     return None
@@ -377,7 +386,9 @@ def _re_reading(done: list[Call], now: Turn) -> _Loop | None:
                 result = call.result
                 count += 1
         if count >= _REREAD:
-            says = f"The model reads the same thing with {_names((last.name,))} for the {count}th time, and it has not changed."
+            says = (
+                f"The model reads the same thing with {_names((last.name,))} for the {_nth(count)} time, and it has not changed."
+            )
             key = hash(("reread", last.signature))
             return _Loop("re_reading", "info", count, _REREAD, 1, key, says, (last.name,), "re_reading")
     return None
@@ -396,7 +407,7 @@ def _monologue(turns: list[Turn], now: Turn) -> _Loop | None:
     if count < _MONOLOGUE:
         return None
     how = "the same" if exact else "nearly the same"
-    says = f"The model says {how} for the {count}th time and calls nothing."
+    says = f"The model says {how} for the {_nth(count)} time and calls nothing."
     key = hash(("monologue", now.said if exact else "near"))
     return _Loop("monologue", "violation" if exact else "suspect", count, _MONOLOGUE, 1, key, says, (), "monologue")
 
@@ -409,3 +420,7 @@ def _names(tools: tuple[str, ...]) -> str:
     kinds = list(dict.fromkeys(tools))
     told = ", ".join(name[:40] for name in kinds[:4])
     return told + (" …" if len(kinds) > 4 else "")
+
+
+def _nth(n: int) -> str:
+    return f"{n}{'th' if n % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"

@@ -62,6 +62,22 @@ def test_evidence() -> None:
     assert finding.t_ns == 1
 
 
+def test_one_loop_is_one_finding_whatever_rule_sees_it_first() -> None:
+    echo = one("read_file", {"path": "a.py"}, "text of a", "I look again.")
+    assert [i for i, _, _ in forms([echo] * 5)] == [3]
+    (_, finding), *_ = found([echo] * 3)
+    assert "3rd time" in finding.summary
+
+
+def test_a_retry_is_not_told_again() -> None:
+    loops = CallLoops()
+    history = [Message("user", "go")]
+    for i in range(3):
+        history += [Message("assistant", calls=(PastCall(f"c{i}", "read_file", "{}"),)), Message("tool", "same", call_id=f"c{i}")]
+    call = ToolCall(T, 0, "c3", "read_file", "{}")
+    assert [len(see(watch(history, loops), call, Finished(T, None))) for _ in range(3)] == [1, 0, 0]
+
+
 def test_a_new_result_or_a_users_words_reset() -> None:
     changed: str | Answer = one("read_file", {"path": "a.py"}, "other text")
     assert forms([READ] * 2 + [changed] + [READ] * 2 + [changed] * 2 + [READ]) == []
