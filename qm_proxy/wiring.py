@@ -477,7 +477,8 @@ class Process:
 
         def of_models(value: Callable[[ResidentModel], float | None]) -> dict[tuple[str, ...], float]:
             latest = self.residency.latest
-            return {(r.name,): v for r in (latest.models if latest else ()) if (v := value(r)) is not None}
+            models = latest.models if latest else ()
+            return {(r.name.removesuffix(":latest"),): v for r in models if (v := value(r)) is not None}
 
         def host() -> dict[tuple[str, ...], float]:
             seen = self.sampled

@@ -116,6 +116,9 @@ class Metrics:
                 self.observe("first_chunk", operation, record.ttft_s, exemplar)
         if record.tokens_per_s is not None:
             self.observe("decode_rate", us, record.tokens_per_s)
+        prefix = record.opened.placed.prefix if record.opened and record.opened.placed else None
+        if prefix is not None and prefix.characters:
+            self.observe("prefix_kept", us, prefix.common_characters / prefix.characters, exemplar)
         if record.proxy_overhead_s is not None:
             self.observe("overhead", (), record.proxy_overhead_s)
         for phase in _PHASES:
@@ -144,8 +147,10 @@ class Metrics:
             self.observe("server_per_token", operation, 1 / record.tokens_per_s)
 
     def _chunks(self, record: Record, us: tuple[str, ...], operation: tuple[str, ...]) -> None:
-        if record.chunks:
+        if record.streamed and record.chunks:  # the body of an answer in one piece is no chunk of a stream
             self.count("chunks_total", us, record.chunks)
+        if record.streamed and record.output_tokens is not None:
+            self.count("streamed_tokens", us, record.output_tokens)
         if record.series is None or record.series.n < 2:
             return
         arrivals = unpack(record.series.arrival)

@@ -272,6 +272,9 @@ METRICS: dict[str, Metric] = {
     "decode_rate": Metric("histogram", "qm.decode.rate", "{token}/s", "Decode rate of each answer", _CLIENT, RATES),
     "exchanges": Metric("counter", "qm.exchanges", "{exchange}", "Exchanges seen, by how they ended", (*_CLIENT, "ending")),
     "tokens": Metric("counter", "qm.tokens", "{token}", "Tokens as the server counted them", (*_CLIENT, "token_type")),
+    "streamed_tokens": Metric(
+        "counter", "qm.tokens.streamed", "{token}", "Output tokens of streamed answers, to be held against chunks", _CLIENT
+    ),
     "chunks_total": Metric("counter", "qm.chunks", "{chunk}", "Chunks seen in streams", _CLIENT),
     "tool_calls_total": Metric(
         "counter",
@@ -286,6 +289,9 @@ METRICS: dict[str, Metric] = {
     ),
     "finishes": Metric(
         "counter", "qm.finishes", "{exchange}", "Answers by the finish reason the server gave", (*_CLIENT, "finish_reasons")
+    ),
+    "prefix_kept": Metric(
+        "histogram", "qm.prefix.kept", "1", "Share of a prompt that repeats the previous turn's from the start", _CLIENT, SHARES
     ),
     "window_fill": Metric(
         "histogram", "qm.context.fill", "1", "Tokens in and out over the window of the loaded model", _CLIENT, SHARES
