@@ -47,7 +47,9 @@ def by(*labels: str) -> str:
 
 
 def rate(key: str, *labels: str, **more: str) -> str:
-    return f"sum by ({by(*labels)}) (rate({metric(key, **more)}[{RATE}]))" if labels else f"sum(rate({metric(key, **more)}[{RATE}]))"
+    return (
+        f"sum by ({by(*labels)}) (rate({metric(key, **more)}[{RATE}]))" if labels else f"sum(rate({metric(key, **more)}[{RATE}]))"
+    )
 
 
 def grown(key: str, *labels: str, over: str = RATE, **more: str) -> str:
@@ -243,9 +245,7 @@ def now(b: Board) -> None:
         about="Read to written in the relay, median of each exchange.",
         steps=[("green", None), ("orange", 0.001), ("red", 0.01)],
     )
-    b.bars(
-        "Exchanges by ending", "short", (grown("exchanges", "ending"), legend("ending")), about="How model operations ended."
-    )
+    b.bars("Exchanges by ending", "short", (grown("exchanges", "ending"), legend("ending")), about="How model operations ended.")
     b.bars("Findings by kind", "short", (grown("findings_total", "finding"), legend("finding")), about="Detections as they came.")
     tidy = {"Time": True, "Value": False}
     b.panel(
@@ -283,7 +283,9 @@ def feel(b: Board) -> None:
         about="Request to first token.",
     )
     b.heat("Gaps between chunks", "chunk_gap", about="Gaps of chunks that came in different reads. A stall is a cell far above.")
-    per_chunk = f"1000 * sum({grown('findings_total', 'finding', finding='stall')}) / sum({grown('chunks_total', 'request_model')})"
+    per_chunk = (
+        f"1000 * sum({grown('findings_total', 'finding', finding='stall')}) / sum({grown('chunks_total', 'request_model')})"
+    )
     b.lines("Stalls per 1,000 chunks", "short", (per_chunk, "stalls"), about="Gaps far above their neighbours.")
     b.lines(
         "Decode rate",
@@ -303,10 +305,10 @@ def feel(b: Board) -> None:
         "Chunks per output token",
         "short",
         (
-            f"{rate('chunks_total', 'request_model')} / {rate('tokens', 'request_model', token_type='output')}",
+            f"{rate('chunks_total', 'request_model')} / {rate('streamed_tokens', 'request_model')}",
             legend("request_model"),
         ),
-        about="1: each token came in a chunk of its own. Less: several in one, or tokens that were never delivered.",
+        about="Streamed answers. 1: each token came in a chunk of its own. Less: several in one, or tokens never delivered.",
     )
     b.lines(
         "Whole answers",
@@ -391,7 +393,10 @@ def trust(b: Board) -> None:
     b.bars(
         "Faults of tool calls",
         "short",
-        (grown("findings_total", "finding", "request_model", finding="~tool\\\\..*|claim\\\\..*"), legend("request_model", "finding")),
+        (
+            grown("findings_total", "finding", "request_model", finding="~tool\\\\..*|claim\\\\..*"),
+            legend("request_model", "finding"),
+        ),
         about="Unknown tool, broken JSON, schema violated, call printed as text, call swallowed by the server.",
     )
     b.panel(
@@ -449,17 +454,17 @@ def why_slow(b: Board) -> None:
     b.bars(
         "Reloads, hung slots, broken prefixes",
         "short",
-        (grown("findings_total", "finding", "request_model", "client", finding=kinds), legend("finding", "request_model", "client")),
+        (
+            grown("findings_total", "finding", "request_model", "client", finding=kinds),
+            legend("finding", "request_model", "client"),
+        ),
         about="A model was loaded again because a setting changed; a slot hangs; the prefix of the last turn did not match.",
     )
     b.lines(
-        "Prefix reuse",
+        "Prefix kept",
         "percentunit",
-        (
-            f"{rate('tokens', 'request_model', token_type='cached')} / {rate('tokens', 'request_model', token_type='input')}",
-            legend("request_model"),
-        ),
-        about="Share of prompt tokens that came from the cache, where the server says so.",
+        (mean("prefix_kept", "request_model"), legend("request_model")),
+        about="Share of a prompt that repeats the turn before from its very start: what the server's cache can reuse.",
     )
     b.lines(
         "Fill of the window",
@@ -537,7 +542,9 @@ def ourselves(b: Board) -> None:
         (f"sum by ({by('instance')}) ({metric('store_queued')})", legend("instance")),
         about="Queued for the database.",
     )
-    b.lines("Connections", "short", (f"sum by ({by('instance')}) ({metric('connections')})", legend("instance")), about="Of clients.")
+    b.lines(
+        "Connections", "short", (f"sum by ({by('instance')}) ({metric('connections')})", legend("instance")), about="Of clients."
+    )
     b.lines(
         "HTTP by route, p95",
         "s",
