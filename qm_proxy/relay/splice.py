@@ -78,7 +78,6 @@ class End:
         "copied",
         "eof",
         "fd",
-        "fin_owed",
         "fin_sent",
         "is_client",
         "other",
@@ -100,7 +99,6 @@ class End:
         self.seen = 0  # bytes read from it
         self.copied = 0  # client only: bytes copied since upstream last said something
         self.eof = False  # it said FIN
-        self.fin_owed = False  # we shall say FIN when the backlog is gone
         self.fin_sent = False
         self.reset = False  # known to be reset; what it had sent may still lie in our kernel
         self.reading = True
@@ -190,7 +188,7 @@ class End:
         splice = self.splice
         splice.note(Kind.CLIENT_READY if self.is_client else Kind.UPSTREAM_READY, self)
         splice.shared.readiness.change(self.fd, self._interest())
-        splice.taken(self)
+        self.other.go_on_reading()
 
     def broke(self) -> None:
         """It cannot be written any more: it was reset. What it had sent before may still lie in our kernel: that is read
@@ -222,10 +220,7 @@ class End:
             self.splice.shared.readiness.change(self.fd, self._interest())
 
     def say_fin(self) -> None:
-        if self.backlog is not None:
-            self.fin_owed = True
-            return
-        self.fin_owed = False
+        """Nothing waits before it: the other side is read to its FIN only while there is no backlog here."""
         self.fin_sent = True
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -268,14 +263,6 @@ class Splice:
         end.other.say_fin()
         self._close_if_over()
 
-    def taken(self, end: End) -> None:
-        """The backlog of `end` is gone."""
-        if end.fin_owed:
-            end.say_fin()
-            self._close_if_over()
-        else:
-            end.other.go_on_reading()
-
     def is_reset_unread(self, end: End) -> None:
         """A side that we are not reading was reset."""
         if end.is_client or end.eof:
@@ -308,7 +295,7 @@ class Splice:
         client = self.client
         if self.ended:
             return
-        if client.reset or (client.backlog is None and not undelivered_bytes(client.sock)):
+        if client.reset or not undelivered_bytes(client.sock):
             self.cut()
         else:
             client.stop_reading()

@@ -116,7 +116,7 @@ def test_responses_are_counted_or_given_up(requests: tuple[bytes, ...], data: by
     assert responses_ended(requests, data) == (index, lost)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=6),
     st.integers(0, 2),

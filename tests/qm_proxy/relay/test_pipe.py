@@ -22,7 +22,7 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(records, max_size=5), max_size=5), st.lists(st.integers(0, 10_000), max_size=20))
 def test_round_trip_however_it_is_cut(batches: list[list[tuple[Kind, int, int, int, int, bytes]]], at: list[int]) -> None:
     wire = b"".join(batch(b"".join(pack_record(*r) for r in rs), n) for n, rs in enumerate(batches))
@@ -34,7 +34,7 @@ def test_round_trip_however_it_is_cut(batches: list[list[tuple[Kind, int, int, i
     assert reader.skipped_bytes == 0
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(0, 10_000), max_size=10))
 def test_a_reader_finds_the_next_batch_behind_anything(garbage: bytes, at: list[int]) -> None:
     """A new observer starts in the middle; a magic within a payload does not fool it (the header's sum must fit)."""
@@ -59,7 +59,7 @@ def test_a_batch_is_its_header_and_its_payload() -> None:
     assert RECORD.size == len(pack_record(Kind.CLOSED, 0, 0, 0, 0, b""))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(u64, st.integers(0, 2**32 - 1), st.binary(max_size=50)), max_size=5), st.lists(st.integers(0, 999)))
 def test_orders_however_they_are_cut(given_orders: list[tuple[int, int, bytes]], at: list[int]) -> None:
     buffer = bytearray()
