@@ -91,6 +91,46 @@ def test_what_happens_is_seen(staged: tuple[Any, Servant], open_window: Callable
     assert window.complaints() == []
 
 
+def test_what_was_planted_is_told(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant], open_window: Callable[..., Window]
+) -> None:
+    """A loop, a wrong call, a truncation and a session going in circles: each on the page when it happens (times are printed)."""
+    sim = make_sim(personas=["looper", "bad-tools", "short-window", "agent-looper"], speed=2.0)
+    served = serving(sim.url, poll=0.2)
+    window = open_window(f"{served.console}/")
+    page = window.page
+    page.wait_for_selector("#link.on")
+    bash = {
+        "name": "bash",
+        "parameters": {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]},
+    }
+    tools = [{"type": "function", "function": bash}]
+    planted = {
+        "loop.token": chat("looper", "go on", 400),
+        "tool.unknown": chat("bad-tools", "kind:unknown", tools=tools),
+        "context.truncated": chat("short-window", "a long text without end " * 400, 30),
+    }
+    for kind, body in planted.items():
+        ask(served.proxy, "/api/chat", body)
+        ended = time.monotonic()
+        until(page, f"[...document.querySelectorAll('.a-found .pill')].some((p) => p.textContent === '{kind}')")
+        print(f"{kind}: told {1e3 * (time.monotonic() - ended):.0f} ms after the answer's end")
+    assert page.inner_text("#said"), "a screen reader hears it"
+
+    said: list[dict[str, Any]] = [{"role": "user", "content": "find the bug"}]
+    for n in range(6):
+        body = {"model": "agent-looper", "messages": said, "tools": tools, "stream": False}
+        answer = json.loads(ask(served.proxy, "/api/chat", body, x_session_id="ses_circle"))["message"]
+        said += [answer, {"role": "tool", "content": "no such file", "tool_name": "bash"}]
+        assert answer.get("tool_calls"), f"turn {n} was to call a tool"
+    until(page, "[...document.querySelectorAll('.a-found .pill')].some((p) => p.textContent === 'loop.trajectory')")
+    x = next(x for x in closed(served, 9) if x["model"] == "agent-looper")
+    page.evaluate(f"location.hash = '#/session/{x['session_id']}'")
+    page.wait_for_selector("svg.cycle .cy-times")
+    assert page.inner_text(".turns tbody").count("loop.trajectory") >= 1
+    assert window.complaints() == []
+
+
 def _pixels(page: Any, selector: str, colour: str) -> int:
     """How many pixels of a canvas have exactly this colour (#rrggbb)."""
     count: int = page.evaluate(
