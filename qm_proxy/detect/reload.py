@@ -156,6 +156,8 @@ class Reload:
         if last is None or not (loaded or changed):
             return []
         cause, evidence = self._cause(model, last, opened, gone, others)
+        if cause == "unknown" and opened.t_ns < last.ended_ns:
+            return []  # it came while another's answer was under way: both waited for one load, or for a slot
         evidence |= {
             "model": record.model,
             "lost_s": None if record.load_s is None else round(record.load_s, 3),
