@@ -23,7 +23,7 @@ $(BIN)/activate: pyproject.toml
 .venv-aider: .venv-aider/bin/aider
 
 demo: $(BIN)/activate ## install here, then the main job on a simulated Ollama with known truth
-	@$(BIN)/qm-proxy demo --seconds $(or $(DEMO_SECONDS),20)
+	@$(BIN)/qm-proxy demo --seconds $(or $(DEMO_SECONDS),32)
 
 test: $(BIN)/activate ## all tests that need no network, GPU or model
 	@$(BIN)/python -m pytest -q

@@ -108,6 +108,7 @@ def sim(
     seed: Annotated[int, typer.Option(help="Same seed, same behaviour.")] = 0,
     speed: Annotated[float, typer.Option(help="1 is real time; 10 is ten times as fast.")] = 1.0,
     slots: Annotated[int | None, typer.Option(help="Parallel slots of every model.", show_default=False)] = None,
+    max_loaded: Annotated[int, typer.Option(min=1, help="Models loaded at once; one more evicts one.")] = 3,
     truth: Annotated[Path | None, typer.Option(help="Log what was really sent, as JSONL.", show_default=False)] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of persona files, and end.")] = False,
     as_json: AsJson = False,
@@ -128,6 +129,7 @@ def sim(
             speed=speed,
             seed=seed,
             slots=slots,
+            max_loaded=max_loaded,
             truth=truth,
         )
     )
@@ -146,7 +148,7 @@ def demo(
 
     Example: [bold]qm-proxy demo --seconds 20[/]
     """
-    from qm_proxy.demo import run_demo
+    from qm_proxy.demo.run import run_demo
 
     raise typer.Exit(run_demo(seconds=seconds, listen=listen, console=console, db=db, seed=seed, as_json=as_json))
 
@@ -390,7 +392,7 @@ def tail(console: Console = None, config: Config = None, as_json: AsJson = False
     settings = _settings(config, console=console)
     if settings.console == "off":
         raise SettingsError("tail follows the console, which is off.", remedy="Give its address with --console.")
-    follow(f"http://{settings.console}", as_json=as_json)
+    follow(f"http://{settings.console}", as_json=as_json, token=settings.console_token)
 
 
 @app.command()
@@ -414,7 +416,11 @@ def export(
             print(line)
         return
     n = 0
-    with out.open("w", encoding="utf-8") as file:
+    try:
+        file = out.open("w", encoding="utf-8")
+    except OSError as exc:
+        raise SettingsError(f"{out} cannot be written: {exc.strerror}.", remedy="Give another file with --out.") from exc
+    with file:
         for line in lines:
             file.write(line + "\n")
             n += 1

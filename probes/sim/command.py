@@ -29,6 +29,7 @@ def run(
     speed: float = 1.0,
     seed: int = 0,
     slots: int | None = None,
+    max_loaded: int = 3,
     truth: Path | None = None,
 ) -> int:
     """Exit code. Prints the list, the schema, or one line when it listens. Raises SettingsError and PortInUse."""
@@ -42,7 +43,9 @@ def run(
     if speed <= 0:
         raise SettingsError("--speed must be above 0.")
     host, port = address(listen)
-    sim = SimulatedOllama(personas, host=host, port=port, speed=speed, seed=seed, slots=slots, truth_file=truth)
+    sim = SimulatedOllama(
+        personas, host=host, port=port, speed=speed, seed=seed, slots=slots, max_loaded=max_loaded, truth_file=truth
+    )
     asyncio.run(serve(sim))
     return 0
 
