@@ -3,8 +3,10 @@ not needed, and not disturbed (SQLite's WAL). `tail` follows a running console's
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any
 
 from qm_proxy.errors import QmError, SettingsError
 from qm_proxy.ids import unix_ms_of
-from qm_proxy.measure.wall_clock import iso
+from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.store.sqlite import Stored
-from qm_proxy.terminal import seconds
+from qm_proxy.terminal import printable, seconds
 from qm_proxy.waterfall import draw
 
 __all__ = ["export_lines", "follow", "list_findings", "list_sessions", "open_store", "page_out", "show"]
@@ -58,17 +60,17 @@ def list_findings(stored: Stored, **filters: Any) -> tuple[Json, list[str]]:
 
 
 def show(stored: Stored, wanted: str, width: int) -> tuple[Json, list[str]]:
-    """One exchange with its waterfall, or one session with its turns; ids may be shortened to what is unique.
+    """One exchange with its waterfall, or one session with its turns, by its whole id.
 
     Raises `SettingsError` when there is no such thing.
     """
     exchange = stored.exchange(wanted)
     if exchange is not None:
         chunks = stored.chunks(wanted)
-        return {"exchange": exchange, "chunks": chunks}, draw(exchange, chunks, width)
+        return {"exchange": exchange, "chunks": chunks}, [printable(line) for line in draw(exchange, chunks, width)]
     session = stored.session(wanted)
     if session is not None:
-        return {"session": session}, _session(session, width)
+        return {"session": session}, [printable(line) for line in _session(session, width)]
     raise SettingsError(f"There is no exchange and no session {wanted!r}.", remedy="qm-proxy sessions lists what there is.")
 
 
@@ -99,26 +101,39 @@ def _session(session: Json, width: int) -> list[str]:
 
 
 def export_lines(stored: Stored, *, since: str | None, chunks: bool) -> Iterator[str]:
-    """One JSON line for each exchange, oldest first."""
-    for row in stored.export(since=since, chunks=chunks):
-        yield json.dumps(row, separators=(",", ":"), ensure_ascii=False)
+    """One JSON line for each exchange, oldest first. Raises `ValueError`, at once, for a `since` that is no instant."""
+    if since is not None:
+        unix_ns_of_iso(since)
+    rows = stored.export(since=since, chunks=chunks)
+    return (json.dumps(row, separators=(",", ":"), ensure_ascii=False) for row in rows)
 
 
-def follow(console: str, *, as_json: bool) -> None:
-    """Print what happens, live, until interrupted. Raises `QmError` when no console answers there."""
-    request = urllib.request.Request(f"{console}/api/v1/events?names=exchange.closed,finding")
+def follow(console: str, *, as_json: bool, token: str | None = None) -> None:
+    """Print what happens, live, until interrupted or the console ends. Raises `QmError` when no console answers there."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{console}/api/v1/events?names=exchange.closed,finding", headers=headers)
     try:
         feed = _DIRECT.open(request, timeout=60)
-    except OSError as exc:
+    except urllib.error.HTTPError as exc:
+        remedy = "Set QM_CONSOLE_TOKEN to its token." if exc.code == 401 else "Is that a qm-proxy?"
+        raise QmError(f"The console at {console} answers {exc.code}.", remedy=remedy) from exc
+    except (OSError, ValueError, http.client.HTTPException) as exc:
         raise QmError(f"No console answers at {console}: {exc}.", remedy="Start qm-proxy serve, or give its --console.") from exc
-    with feed:
-        for line in feed:
-            if line.startswith(b"data: "):
-                event = json.loads(line[6:])
-                print(json.dumps(event) if as_json else _event(event), flush=True)
+    try:
+        with feed:
+            for line in feed:
+                if line.startswith(b"data: "):
+                    event = json.loads(line[6:])
+                    print(json.dumps(event) if as_json else printable(_event(event)), flush=True)
+    except BrokenPipeError:
+        raise  # our own reader has left
+    except (OSError, http.client.HTTPException) as exc:
+        raise QmError(f"The console at {console} broke off: {exc!r}.", remedy="Is qm-proxy serve still running?") from exc
 
 
 def _event(event: Json) -> str:
+    if "tokens_per_s" not in event and "events" in event:
+        return f"         missed {_amount(event['events'])} events"
     if "severity" in event and "summary" in event:
         return f"         {event['severity']} {event['kind']}: {event['summary']}"
     rate = "–" if event["tokens_per_s"] is None else f"{event['tokens_per_s']:.1f}"
@@ -143,6 +158,6 @@ def page_out(page: Json, lines: list[str], as_json: bool) -> None:
         print(json.dumps(page, indent=2))
         return
     for line in lines:
-        print(line)
+        print(printable(line))
     if page.get("next_cursor"):
         print(f"more: --cursor {page['next_cursor']}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TextIO
 from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Progress, Record
 
-__all__ = ["Terminal", "line", "seconds"]
+__all__ = ["Terminal", "line", "printable", "seconds"]
 
 _ENDINGS = {
     "client_disconnect": "client left",
@@ -39,7 +39,7 @@ class Terminal:
     def found(self, finding: Finding) -> None:
         mark = {"info": "·", "suspect": "?", "violation": "!"}[finding.severity]
         tone = {"info": "dim", "suspect": "yellow", "violation": "red"}[finding.severity]
-        self._print(self._paint(f"         {mark} {finding.kind}: {finding.summary}", tone))
+        self._print(self._paint(f"         {mark} {finding.kind}: {printable(finding.summary)}", tone))
 
     def closed(self, record: Record) -> None:
         if record.operation is None and record.ending == "complete":
@@ -60,25 +60,32 @@ def line(record: Record, paint: Callable[[str, str], str] | None = None) -> str:
     rate = "–" if record.tokens_per_s is None else f"{record.tokens_per_s:.1f}"
     tokens = "–" if record.output_tokens is None else str(record.output_tokens)
     asked = "–" if record.input_tokens is None else str(record.input_tokens)
-    how = _ENDINGS.get(record.ending, record.finish_reason or "ok")
+    how = printable(_ENDINGS.get(record.ending, record.finish_reason or "ok"))
+    model, client = printable(record.model or record.route), printable(record.client)
     if record.ending == "upstream_error" and record.http_status is not None and record.http_status >= 400:
         how = f"error {record.http_status}"
     tone = "green" if record.ending == "complete" else "yellow" if record.ending == "client_disconnect" else "red"
     calls = f"  {len(record.tool_calls)} call{'s' if len(record.tool_calls) != 1 else ''}" if record.tool_calls else ""
     text = (
-        f"{clock} {colour(f'{record.client:<13.13}', 'bold')} {(record.model or record.route):<28.28}"
+        f"{clock} {colour(f'{client:<13.13}', 'bold')} {model:<28.28}"
         f" ttft {seconds(record.ttft_s):>7}  {rate:>6} tok/s  {asked:>6}→{tokens:<6} {seconds(record.total_s):>7}"
         f"  {colour(how, tone)}{calls}"
     )
     if record.error and record.ending != "complete":
-        text += f"\n         {record.error}"
+        text += f"\n         {printable(record.error)}"
     if record.slow_because:
-        text += "\n" + colour(f"         {record.slow_because}", "dim")
+        text += "\n" + colour(f"         {printable(record.slow_because)}", "dim")
     return text
 
 
 def _plain(text: str, tone: str) -> str:
     return text
+
+
+def printable(text: str) -> str:
+    """What others wrote (a model's name, an error's text) as it may stand in a line: without control characters, which could
+    break the line or command the terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def seconds(value: float | None) -> str:
