@@ -13,7 +13,7 @@ export function drawStrip(canvas, one) {
   const { context: c, width, height } = room;
   const k = colours();
   const now = elapsed(one);
-  const span = Math.max(8, Math.min(SPAN_S, now * 1.15));
+  const span = Math.max(5, Math.min(SPAN_S, now * 1.15));
   const from = Math.max(0, now - span);
   const x = (t) => ((t - from) / span) * width;
   const base = height - 1.5;

@@ -133,7 +133,7 @@ export function tickStrip(exchange, made) {
   });
   const watch = new ResizeObserver(draw);
   watch.observe(canvas);
-  const axis = h("div.axis", { "aria-hidden": "true" }, [...new Set([0, bend, ...[0.25, 0.5, 0.75, 1].map((p) => bend + p * (1 - bend))])].map((part) =>
+  const axis = h("div.axis", { "aria-hidden": "true" }, [0, ...(bend > 0.06 ? [bend] : []), ...[0.25, 0.5, 0.75, 1].map((p) => bend + p * (1 - bend))].map((part) =>
     h("span", { style: { left: `${part * 100}%` } }, seconds(timeAt(part)))));
   return { element: h("div.strip", null, canvas, axis, readout), draw, close: () => watch.disconnect() };
 }
