@@ -264,8 +264,9 @@ class Spans:
             spent = getattr(record, f"{phase}_s")
             if not spent:
                 continue
-            if phase == "decode" and record.ttft_s is not None:
-                at = max(at, start + int(record.ttft_s * 1e9))
+            if phase == "decode" and record.ttft_s is not None:  # the server counts the first token too, which came before TTFT
+                seen = start + int(record.ttft_s * 1e9)
+                at = max(at, min(seen, start + int(record.total_s * 1e9) - int(spent * 1e9)))
             derived = phase == "queue" or record.rate_source != "server"
             span = self._tracer.start_span(
                 SPANS[phase], context, SpanKind.INTERNAL, self._named({"derived": derived or None}), start_time=at

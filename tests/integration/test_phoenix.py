@@ -1,0 +1,180 @@
+"""Arize Phoenix, a real trace backend, receives our spans over OTLP/HTTP and understands them: model, tokens, tools, times.
+
+Phoenix brings many packages of its own, so it lives in a virtual environment of its own: `.venv-phoenix`, or `phoenix` on PATH
+(`python3 -m venv .venv-phoenix && .venv-phoenix/bin/pip install arize-phoenix`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qm_proxy.cli import plan_of
+from qm_proxy.servant import Servant
+from qm_proxy.settings import load
+
+from .conftest import SimThread
+from .test_prometheus import _DIRECT, TOOLS, eventually, free_port, get, post, say
+
+_OWN = Path(__file__).parents[2] / ".venv-phoenix" / "bin" / "phoenix"
+PHOENIX = str(_OWN) if _OWN.exists() else shutil.which("phoenix")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PHOENIX is None, reason="Phoenix is not installed (pip install arize-phoenix into .venv-phoenix)"),
+    pytest.mark.timeout(400),
+]
+
+
+class Phoenix:
+    """A server of its own on loopback, ended with its children."""
+
+    def __init__(self, directory: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        own = {
+            "PHOENIX_WORKING_DIR": str(directory),
+            "PHOENIX_HOST": "127.0.0.1",
+            "PHOENIX_PORT": str(port),
+            "PHOENIX_GRPC_PORT": str(free_port()),
+            "PHOENIX_TELEMETRY_ENABLED": "false",
+        }
+        with (directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(PHOENIX), "serve"],
+                env={k: v for k, v in os.environ.items() if not k.startswith("OTEL_")} | own,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            eventually(self._up, f"Phoenix is up ({directory / 'log'})", patience_s=240)
+        except BaseException:
+            self.close()
+            raise
+
+    def _up(self) -> bool:
+        assert self.process.poll() is None, "Phoenix ended"
+        with _DIRECT.open(self.url + "/healthz", timeout=5) as answer:
+            return bool(answer.status == 200)
+
+    def spans(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = get(self.url + "/v1/projects/default/spans", limit="1000")["data"]
+        return found
+
+    def close(self) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SimThread, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """(the simulated Ollama, our own rows of the exchanges, what Phoenix has)"""
+    directory = tmp_path_factory.mktemp("phoenix")
+    phoenix = Phoenix(directory)
+    sim = SimThread(personas=["tool-user", "steady", "no-done"])
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", phoenix.url + "/v1/traces")
+            flags = {"upstream": sim.url, "listen": "127.0.0.1:0", "console": "127.0.0.1:0", "db": str(directory / "qm.db")}
+            proxy = Servant(plan_of(load(flags), quiet=True))
+        try:
+            first = {"model": "tool-user", "messages": say("read notes.txt"), "tools": TOOLS, "stream": False}
+            answer = json.loads(post(proxy.proxy, "/api/chat", first, "litellm/1.81.0"))["message"]
+            back = {"role": "tool", "tool_name": "read_file", "content": "milk, eggs"}
+            second = first | {"messages": [*say("read notes.txt"), answer, back], "stream": True}
+            post(proxy.proxy, "/api/chat", second, "litellm/1.81.0")
+            streamed = {"model": "steady", "messages": say("hello"), "stream": True, "stream_options": {"include_usage": True}}
+            post(proxy.proxy, "/v1/chat/completions", streamed, "opencode/1.18.33")
+            post(proxy.proxy, "/api/chat", {"model": "no-done", "messages": say("go on")}, "curl/8.5.0")
+            rows = eventually(lambda: _ended(proxy, 4), "four exchanges")
+        finally:
+            proxy.close()  # sends what is queued
+        eventually(lambda: len([s for s in phoenix.spans() if s["span_kind"] == "LLM"]) >= 4, "four operations in Phoenix")
+        yield sim, rows, phoenix.spans()
+    finally:
+        sim.close()
+        phoenix.close()
+
+
+def _ended(proxy: Servant, n: int) -> list[dict[str, Any]] | None:
+    rows = [row for row in proxy.ask("/api/v1/exchanges")["items"] if row["ending"]]
+    return sorted(rows, key=lambda row: row["id"]) if len(rows) >= n else None
+
+
+Shown = tuple[SimThread, list[dict[str, Any]], list[dict[str, Any]]]
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_phoenix_sees_models_and_tokens(shown: Shown) -> None:
+    """In Phoenix's own words, which it derives from the conventions' names by itself."""
+    sim, rows, spans = shown
+    by_exchange = {s["attributes"].get("qm.exchange.id"): s for s in spans if s["span_kind"] == "LLM"}
+    assert len(by_exchange) == len(rows) == 4
+    truths = [t for t in sim.sim.truth.requests if t.path in ("/api/chat", "/v1/chat/completions")]
+    for row, truth in zip(rows, truths, strict=True):
+        span = by_exchange[row["id"]]
+        assert span["name"] == f"chat {row['model']}"
+        assert span["attributes"]["llm.model_name"] == row["model"]
+        if row["ending"] == "complete":
+            assert span["attributes"]["llm.token_count.prompt"] == truth.prompt_tokens
+            assert span["attributes"]["llm.token_count.completion"] == truth.sampled_tokens
+            assert span["status_code"] != "ERROR"
+        else:
+            assert "llm.token_count.completion" not in span["attributes"]
+            assert span["status_code"] == "ERROR"
+
+
+def test_phoenix_sees_the_tool_call_and_its_turnaround(shown: Shown) -> None:
+    _, rows, spans = shown
+    asking = next(s for s in spans if s["span_kind"] == "LLM" and s["attributes"]["qm.exchange.id"] == rows[0]["id"])
+    (call,) = [e for e in asking["events"] if e["name"] == "qm.tool_call"]
+    assert call["attributes"]["gen_ai.tool.name"] == "read_file"
+    assert call["attributes"]["qm.tool_call.valid"] is True
+    (turnaround,) = [s for s in spans if s["name"] == "qm.tool_turnaround"]
+    assert turnaround["parent_id"] == asking["context"]["span_id"]
+    assert turnaround["attributes"]["gen_ai.tool.name"] == "read_file"
+
+
+def test_phoenix_sees_the_finding(shown: Shown) -> None:
+    _, rows, spans = shown
+    cut = next(s for s in spans if s["span_kind"] == "LLM" and s["attributes"]["qm.exchange.id"] == rows[3]["id"])
+    assert cut["attributes"]["qm.findings"] == ["upstream.aborted"]
+    assert [e["attributes"]["qm.finding"] for e in cut["events"] if e["name"] == "qm.finding"] == ["upstream.aborted"]
+
+
+def test_times_and_the_tree_are_right(shown: Shown) -> None:
+    """Each operation hangs on its HTTP span; phases lie within it, one after the other, as long as the server says."""
+    _, rows, spans = shown
+    by_id = {s["context"]["span_id"]: s for s in spans}
+    for row in rows:
+        (operation,) = [s for s in spans if s["span_kind"] == "LLM" and s["attributes"]["qm.exchange.id"] == row["id"]]
+        http = by_id[operation["parent_id"]]
+        assert http["name"] == f"POST {row['route']}"
+        assert http["parent_id"] is None
+        assert at(operation["end_time"]) - at(operation["start_time"]) == pytest.approx(row["total_s"], abs=2e-6)
+        children = [s for s in spans if s["parent_id"] == operation["context"]["span_id"] and s["name"] != "qm.tool_turnaround"]
+        phases = sorted(children, key=lambda s: str(s["start_time"]))
+        assert [p["name"] for p in phases] == [f"qm.{n}" for n in ("queue", "load", "prefill", "decode") if row[f"{n}_s"]]
+        before = at(operation["start_time"])
+        for phase in phases:
+            assert at(phase["start_time"]) >= before - 2e-6
+            assert at(phase["end_time"]) - at(phase["start_time"]) == pytest.approx(row[f"{phase['name'][3:]}_s"], abs=2e-6)
+            before = at(phase["end_time"])
+        assert before <= at(operation["end_time"]) + 2e-6
