@@ -5,6 +5,7 @@ It asks the upstream only what cannot load or change a model; `unhang` is the on
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
@@ -83,6 +84,8 @@ def _ask(upstream: Upstream, method: str, path: str, body: object = None, patien
     except urllib.error.HTTPError as exc:
         text = exc.read(2000).decode("utf-8", "replace")
         raise UpstreamRefused(f"{upstream.url}{path} answered {exc.code}: {text}", status=exc.code, body=text) from exc
+    except http.client.HTTPException as exc:
+        raise UpstreamRefused(f"{upstream.url}{path} does not speak HTTP: {exc!r}") from exc
     except (OSError, ValueError) as exc:
         raise UpstreamUnreachable(f"{upstream.url}{path}: {exc}") from exc
     return found if isinstance(found, dict) else {}
@@ -110,13 +113,14 @@ def _upstream(upstream: Upstream) -> Iterator[Check]:
     except QmError as exc:
         yield Check("models", "note", str(exc), "")
         return
-    assert isinstance(models, list)
-    assert isinstance(loaded, list)
+    if not isinstance(models, list) or not isinstance(loaded, list):
+        yield Check("models", "note", "the lists of models are not Ollama's", "Is this really Ollama? Check --upstream.")
+        return
     if not models:
         yield Check("models", "note", "none installed", "ollama pull qwen3-coder, for example.")
     else:
         yield Check("models", "good", f"{len(models)} installed, {len(loaded)} loaded")
-    for model in loaded:
+    for model in (one for one in loaded if isinstance(one, dict)):
         window = model.get("context_length")
         if isinstance(window, int) and window < 32768:
             yield Check(
@@ -146,7 +150,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
             with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, int(port)))
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, OverflowError) as exc:
             if _is_ours(settings.console):
                 yield Check(name, "good", f"{address}, in use by a running qm-proxy")
             else:
@@ -165,7 +169,7 @@ def _is_ours(console: str) -> bool:
     try:
         with _DIRECT.open(f"http://{host or '127.0.0.1'}:{port}/healthz", timeout=1) as answer:
             return b"qm-proxy" in answer.read(2000)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 

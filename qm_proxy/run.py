@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,8 @@ from qm_proxy.servant import Servant, ask
 from qm_proxy.terminal import seconds
 
 __all__ = ["already_serving", "run_command"]
+
+SETTLE_S = 0.5  # what closed with the child reaches the console a moment later
 
 
 def run_command(command: list[str], plan: dict[str, Any]) -> int:
@@ -41,6 +44,7 @@ def run_command(command: list[str], plan: dict[str, Any]) -> int:
                 break
             except KeyboardInterrupt:
                 continue  # the child has had it too and decides itself
+        time.sleep(SETTLE_S)
         _tell(console, began, plan["console_token"])
     finally:
         if servant is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import select
@@ -89,9 +90,9 @@ def ask(console: str, path: str, *, patience_s: float = 10.0, token: str | None 
         with _DIRECT.open(request, timeout=patience_s) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as exc:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, AttributeError, OSError):
             detail = json.loads(exc.read()).get("detail")
             raise QmError(f"{path}: {detail}", status=exc.code) from exc
         raise QmError(f"{path}: HTTP {exc.code}", status=exc.code) from exc
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, http.client.HTTPException) as exc:  # the last: something that is no console answers there
         raise QmError(f"{console} does not answer: {exc}") from exc
