@@ -84,8 +84,9 @@ async def _live(
     await target.resolve()  # a failure shows in the answers, and is tried again with each connection
     if pipe is not None:
         pipe.setblocking(False)
-        with contextlib.suppress(OSError):
-            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BUFFER_BYTES)
+        if pipe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < _PIPE_BUFFER_BYTES:
+            with contextlib.suppress(OSError):  # a stock Linux grants a tenth
+                pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BUFFER_BYTES)
     relay = Relay(target, listeners, pipe=pipe, control=control, relay=config.relay, guard=config.guard, reply=reply)
     ready = {"ready": True, "listening": [name_of(listener) for listener in listeners]}
     gc.collect()

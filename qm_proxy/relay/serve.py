@@ -189,7 +189,7 @@ class Relay:
             "refused_total": self._refused,
             "reply_failures": self._reply_failures,
             "accept_failures": self._accept_failures,
-            "internal_failures": self._readiness.failures,
+            "internal_failures": self._readiness.failures + tap.failures,
             "loop_lag_max_ms": tap.take_late_ns() / 1e6,
             "pending_bytes": tap.pending_bytes,
             "dropped_batches": tap.dropped_batches,

@@ -57,21 +57,30 @@ class Tap:
         self.dropped_records = 0
         self.dropped_bytes = 0
         self.skipped_bytes = 0
+        self.failures = 0  # exceptions in here
         self.late_ns = 0  # the most that the timer came late since `take_late_ns`
 
     def add(self, kind: int, connection: int, t_ns: int, offset: int, lag_ns: int, data: memoryview | bytes = b"") -> None:
-        """One record; `offset` as pipe.py says. The bytes are copied here and may be reused."""
-        size = len(data)
-        if size >= BULK_BYTES and self._spill.waiting > self._pressure_bytes and kind in _DATA:
-            self.skip(kind, connection, t_ns, offset, lag_ns, size)
-            return
-        batch = self._batch
-        batch += RECORD.pack(kind, connection, t_ns, offset, lag_ns, size)
-        batch += data
-        if len(batch) >= BATCH_BYTES:
-            self.flush()
-        elif self._timer is None:
-            self._arm(FLUSH_S)
+        """One record; `offset` as pipe.py says. The bytes are copied here and may be reused. Never raises: a mistake of ours,
+        or no memory, costs the batch and is counted."""
+        try:
+            size = len(data)
+            if size >= BULK_BYTES and self._spill.waiting > self._pressure_bytes and kind in _DATA:
+                self.skip(kind, connection, t_ns, offset, lag_ns, size)
+                return
+            batch = self._batch
+            batch += RECORD.pack(kind, connection, t_ns, offset, lag_ns, size)
+            batch += data
+            if len(batch) >= BATCH_BYTES:
+                self.flush()
+            elif self._timer is None:
+                self._arm(FLUSH_S)
+        except Exception:
+            self.failures += 1
+            self.dropped_batches += 1
+            self.dropped_bytes += len(self._batch)
+            self._sequence += 1
+            self._batch = bytearray()
 
     def skip(self, kind: int, connection: int, t_ns: int, offset: int, lag_ns: int, size: int) -> None:
         """Say that `size` bytes of this kind (CLIENT_DATA or UPSTREAM_DATA) passed without being copied."""

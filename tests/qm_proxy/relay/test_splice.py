@@ -73,6 +73,26 @@ def test_a_backlog_is_at_most_one_read(bench: Bench, joined: tuple[socket.socket
     assert splice.client.backlog is None
 
 
+def test_a_backlog_that_is_taken_in_pieces(bench: Bench) -> None:
+    client, ours = bench.pair()
+    upstream, our_upstream = bench.pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 5000)
+    splice = Splice(bench.shared, 1, ours, our_upstream)
+    data = bytes(n % 251 for n in range(READ_BYTES))
+    upstream.sendall(data)
+    upstream.shutdown(socket.SHUT_WR)
+    lengths, got = set(), bytearray()
+    client.setblocking(False)
+    while not splice.client.fin_sent or len(got) < len(data):
+        bench.turn()
+        lengths.add(len(splice.client.backlog or b""))
+        with contextlib.suppress(BlockingIOError):
+            got += client.recv(1000)
+    assert got == data
+    assert len(lengths) > 3
+
+
 def test_a_request_beyond_the_bound_is_not_copied(bench: Bench, joined: tuple[socket.socket, socket.socket, Splice]) -> None:
     client, upstream, splice = joined
     splice.client.copied = COPIED_REQUEST_BYTES - 3

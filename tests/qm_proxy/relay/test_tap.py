@@ -139,6 +139,16 @@ def test_what_waits_is_not_in_our_memory(tap: Tap, pipe: tuple[socket.socket, so
     assert len(tap._rest) + len(tap._batch) < 3 * BATCH_BYTES
 
 
+def test_a_mistake_costs_a_batch_and_not_the_stream(tap: Tap, pipe: tuple[socket.socket, socket.socket]) -> None:
+    tap.add(Kind.UPSTREAM_DATA, 1, 0, 0, 0, b"lost with it")
+    tap.add(Kind.UPSTREAM_DATA, -1, 0, 0, 0, b"no number")
+    tap.add(Kind.UPSTREAM_DATA, 1, 0, 0, 0, b"kept")
+    tap.flush()
+    (batch,) = taken(pipe[0], Reader())
+    assert [record[-1] for record in batch.records()] == [b"kept"]
+    assert (batch.sequence, batch.dropped_batches, tap.failures) == (1, 1, 1)
+
+
 def test_without_a_pipe_everything_is_counted(loop: asyncio.AbstractEventLoop) -> None:
     tap = Tap(loop, None, 1)
     for _ in range(20):
