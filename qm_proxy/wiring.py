@@ -158,6 +158,7 @@ class Process:
         self.readers: dict[int, Reader] = {}
         self.pipes: dict[int, socket.socket] = {}
         self.lag_max_s = 0.0
+        self.told: dict[str, str | None] = {}
         upstream = parse_upstream(self.plan["upstream"])
 
         # the parts
@@ -325,6 +326,7 @@ class Process:
                     exchange.suspended()
             self.observer.tick(now_ns)
             self.across.tick(now_ns)
+            self._tell_changes()
             if self.observer.in_flight():
                 self.residency.wake()
                 if now - last_host >= 1.0:
@@ -380,6 +382,21 @@ class Process:
             return None
         await self.jobs.cancel(job)
         return {k: v for k, v in job.row().items() if k not in ("result", "report")}
+
+    def _tell_changes(self) -> None:
+        """On stderr, once each time: the upstream that does not answer, the database that cannot be written, and their return."""
+        store = self.writer.status()
+        news = {
+            "upstream": None
+            if not self.residency.failing
+            else f"nothing answers at {self.config['upstream_url']}: clients get a 502 that says so. Start Ollama, or give --upstream.",
+            "store": None if store["state"] == "ok" else f"{store['message']} {store['remedy'] or ''} Traffic goes on.",
+        }
+        for name, text in news.items():
+            before = self.told.get(name)
+            if (text is None) != (before is None):
+                print(f"qm-proxy: {text or f'the {name} is back.'}", file=sys.stderr, flush=True)
+                self.told[name] = text
 
     # --- the joints ---------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class ResidencyWatch:
         self.see = see
         self.latest: Residency | None = None
         self.failures = 0
+        self.failing = False  # the last look was not answered
         self._awake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._last_traffic = time.monotonic()
@@ -105,9 +106,14 @@ class ResidencyWatch:
                 base = "http://ollama" if self.unix else self.url
                 async with session.get(base + "/api/ps", headers={"User-Agent": "qm-proxy"}) as answer:
                     body = await answer.read()
+            except aiohttp.ClientConnectionError:
+                self.failures += 1
+                self.failing = True
+                return
             except aiohttp.ClientError:
                 self.failures += 1
                 return
+            self.failing = False
             found = read_residency(body, Nanoseconds((before + time.monotonic_ns()) // 2))
             if found is not None:
                 self.latest = found
