@@ -389,7 +389,7 @@ class Process:
         news = {
             "upstream": None
             if not self.residency.failing
-            else f"nothing answers at {self.config['upstream_url']}: clients get a 502 that says so. Start Ollama, or give --upstream.",
+            else f"nothing answers at {self.config['upstream_url']}; clients are told so. Start Ollama, or give --upstream.",
             "store": None if store["state"] == "ok" else f"{store['message']} {store['remedy'] or ''} Traffic goes on.",
         }
         for name, text in news.items():
