@@ -92,8 +92,9 @@ def headline(result: Mapping[str, Any]) -> str:
     """What a finished run says in one line, from its own verdicts."""
     parts: list[str] = []
     cells = ((result.get("inspector") or {}).get("decode") or {}).get("cells") or []
-    if cells:
-        parts.append(f"{cells[0]['rate']['value']:.1f} tok/s at {cells[0]['depth_tokens']} tokens of context")
+    rate = (cells[0].get("rate") or {}).get("value") if cells else None
+    if rate is not None:
+        parts.append(f"{rate:.1f} tok/s at {cells[0]['depth_tokens']} tokens of context")
     for name in ("audit", "agent", "joint"):
         if sentence := (result.get(name) or {}).get("sentence"):
             parts.append(sentence)
@@ -207,6 +208,11 @@ class Jobs:
             limit=64 * 2**20,
         )
         assert job.process.stdout is not None
+        if job.cancelled:  # while it was being started
+            with contextlib.suppress(ProcessLookupError):
+                job.process.kill()
+            await job.process.communicate()
+            return
         job.state, job.started, job.message = "running", time.monotonic(), "started"
         self._tell(job)
         error = "it ended without a result"
