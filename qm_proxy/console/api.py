@@ -12,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qm_proxy import __version__
 from qm_proxy.console.guard import problem
+from qm_proxy.console.openapi import document
 from qm_proxy.errors import QmError, SettingsError
 from qm_proxy.store.queries import Archive
 
@@ -73,6 +75,9 @@ def routes(queries: Archive, status: Status, start: StartRun = _no_jobs, cancel:
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok", "name": "qm-proxy"})
 
+    async def openapi(_: Request) -> Response:
+        return _json(document(__version__))
+
     async def get_status(_: Request) -> Response:
         return _json(status())
 
@@ -126,6 +131,7 @@ def routes(queries: Archive, status: Status, start: StartRun = _no_jobs, cancel:
     return [
         Route("/healthz", healthz),
         Route("/api/v1/status", get_status),
+        Route("/api/v1/openapi.json", openapi),
         Route("/api/v1/exchanges", listing(queries.exchanges, "session", "model", "client", "finding", "since")),
         Route("/api/v1/exchanges/{id}", one(queries.exchange, "exchange")),
         Route("/api/v1/exchanges/{id}/chunks", one(queries.chunks, "exchange with chunks")),
