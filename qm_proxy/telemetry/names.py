@@ -333,7 +333,8 @@ def metric_name(key: str, profile: Profile = "genai-current") -> str:
     return METRICS[key].name(profile)
 
 
-_UNITS = {"s": "seconds", "By": "bytes", "{token}/s": "tokens_per_second", "1": "ratio"}
+_UNITS = {"s": "seconds", "By": "bytes", "{token}/s": "per_second"}
+"""As a Collector writes them to Prometheus: a unit in braces is a note and vanishes, so both ways feed one board."""
 
 
 def prometheus_name(key: str, profile: Profile = "genai-current") -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import queue
 import secrets
 import threading
@@ -145,12 +146,14 @@ class _Sender:
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
         self._export = export
-        resource = Resource.create(
-            {
-                "service.name": os.environ.get("OTEL_SERVICE_NAME") or "qm-proxy",
-                "service.version": export._version,
-                "service.instance.id": secrets.token_hex(8),
-            }
+        resource = Resource({"host.name": platform.node()}).merge(  # OTEL_RESOURCE_ATTRIBUTES may say another
+            Resource.create(
+                {
+                    "service.name": os.environ.get("OTEL_SERVICE_NAME") or "qm-proxy",
+                    "service.version": export._version,
+                    "service.instance.id": secrets.token_hex(8),
+                }
+            )
         )
         self._resource = resource
         self._spans: list[ReadableSpan] = []

@@ -164,7 +164,7 @@ def test_what_the_board_tells_apart() -> None:
     for name in ("qm_findings", "qm_tool_calls", "qm_finishes", "qm_tokens"):
         assert {s.labels["qm_origin"] for s in families[name].samples} == {"probe"}
     assert families["qm_finishes"].samples[0].labels["gen_ai_response_finish_reasons"] == "length"
-    fill = next(s.value for s in families["qm_context_fill_ratio"].samples if s.name.endswith("_sum"))
+    fill = next(s.value for s in families["qm_context_fill"].samples if s.name.endswith("_sum"))
     assert fill == (26 + 6) / 64
     kinds = {s.labels["gen_ai_token_type"]: s.value for s in families["qm_tokens"].samples}
     assert kinds["cached"] == 20
