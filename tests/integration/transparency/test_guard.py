@@ -169,6 +169,28 @@ def test_garbage_on_the_way_back_is_passed_over(relay: RelayProcess, wire: Wire)
     is_cut(relay, wire)
 
 
+def test_a_pipe_that_is_gone(relay: RelayProcess, wire: Wire) -> None:
+    ask(wire)
+    relay.pipe.shutdown(socket.SHUT_RDWR)
+    say(wire, STREAM_HEAD + chunk(RECORD))
+    watched = relay.stats()["sockets_watched"]
+    assert watched == 4  # listener, control line, client, upstream
+    say(wire, chunk(RECORD) + b"0\r\n\r\n")
+    wire.close()
+
+
+def test_two_orders_for_one_exchange(relay: RelayProcess, wire: Wire) -> None:
+    ask(wire)
+    say(wire, STREAM_HEAD + chunk(RECORD)[:20])
+    relay.pipe.sendall(order(1, 0, END) + order(1, 0, b"again"))
+    while refusals(relay) == 0:
+        pass
+    rest = chunk(RECORD)[20:]
+    wire.upstream.send(rest)
+    assert wire.client.read(len(rest)) == rest
+    is_cut(relay, wire)
+
+
 def test_a_client_that_is_gone(relay: RelayProcess, wire: Wire) -> None:
     ask(wire)
     say(wire, STREAM_HEAD + chunk(RECORD))

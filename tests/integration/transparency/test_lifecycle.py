@@ -19,7 +19,7 @@ from qm_proxy.relay.pipe import Kind, Reader
 from qm_proxy.relay.process import Config
 from tests.integration.transparency.cases import ANSWER, OK, RECORD, STREAM_HEAD, chunk, get, post
 from tests.integration.transparency.conftest import Lab
-from tests.integration.transparency.rig import ROOT, RelayProcess, Side, Wire, as_upstream, connect, listen, pattern
+from tests.integration.transparency.rig import ROOT, Address, RelayProcess, Side, Wire, as_upstream, connect, listen, pattern
 
 MakeRelay = Callable[..., RelayProcess]
 
@@ -250,6 +250,43 @@ def test_a_unix_backlog_that_is_full_is_waited_for(make_relay: MakeRelay, tmp_pa
         client.close()
     listener.close()
     relay.settled()
+
+
+@pytest.fixture
+def silent() -> Iterator[Address]:
+    """An upstream that does not answer: its backlog is full, so the kernel drops what comes."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                waiting.append(socket.socket())
+                waiting[-1].settimeout(0.1)
+                waiting[-1].connect(listener.getsockname())
+        yield listener.getsockname()
+        for sock in waiting:
+            sock.close()
+
+
+def test_a_client_that_resets_while_upstream_is_silent(make_relay: MakeRelay, silent: Address, loop_name: str) -> None:
+    relay = make_relay(as_upstream(silent), loop=loop_name)
+    descriptors = relay.descriptors()
+    client = Side(connect(relay.address))
+    client.send(post())
+    relay.copy.wait_for(Kind.OPENED, 1)
+    client.reset()
+    assert [record.kind for record in relay.copy.wait_for(Kind.CLOSED, 1)] == [Kind.OPENED, Kind.CLIENT_RESET, Kind.CLOSED]
+    relay.settled()
+    assert relay.descriptors() == descriptors
+
+
+def test_a_stop_while_upstream_is_silent(make_relay: MakeRelay, silent: Address, loop_name: str) -> None:
+    relay = make_relay(as_upstream(silent), loop=loop_name)
+    client = Side(connect(relay.address))
+    relay.copy.wait_for(Kind.OPENED, 1)
+    relay.say(stop=0)
+    assert client.ended() == "eof"
+    client.close()
+    assert relay.process.wait(10) == 0
 
 
 def test_a_port_in_use_is_said(upstream_listener: socket.socket) -> None:
