@@ -55,3 +55,12 @@ def test_buckets_rise() -> None:
 def test_the_variable_chooses(monkeypatch: pytest.MonkeyPatch, variable: str, profile: str) -> None:
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", variable)
     assert profile_from_environment() == profile
+
+
+def test_prometheus_names_are_those_a_collector_makes() -> None:
+    """A unit in braces vanishes, a rate says per_second, `ratio` is for gauges only."""
+    assert prometheus_name("decode_rate") == "qm_decode_rate_per_second"
+    assert prometheus_name("token_usage") == "gen_ai_client_token_usage"
+    assert prometheus_name("window_fill") == "qm_context_fill"
+    assert prometheus_name("loaded") == "qm_model_memory_bytes"
+    assert prometheus_name("cpu") == "qm_self_cpu_seconds"
