@@ -33,18 +33,19 @@ async function go() {
     if (link.getAttribute("href") === `#/${TAB[name] ?? name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  let view;
+  let view = null;
+  let wrong = "There is no such view";
   try {
-    view = load ? await load() : null;
+    if (load) view = await load();
   } catch {
-    view = null;
+    wrong = "The console does not answer: this view could not be loaded";
   }
   if (mine !== turn) return;
   shown?.close?.();
   shown = null;
   main.dataset.view = name;
   if (!view) {
-    fill(main, h("div.empty", null, h("h1", null, "There is no such view"), h("p", null, h("a", { href: "#/now" }, "Back to Now"))));
+    fill(main, h("div.empty", null, h("h1", null, wrong), h("p", null, h("a", { href: "#/now" }, "Back to Now"))));
     return;
   }
   main.replaceChildren();

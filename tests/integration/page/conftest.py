@@ -108,10 +108,10 @@ def chat(model: str, text: str, tokens: int = 60, **more: Any) -> dict[str, Any]
     return {"model": model, "messages": [{"role": "user", "content": text}], "stream": True, "max_tokens": tokens, **more}
 
 
-def until(page: Any, expression: str) -> None:
+def until(page: Any, expression: str, tell: str = "location.hash") -> None:
     """Poll until this JavaScript is true (the browser's own waiting compiles strings, which the page's policy forbids)."""
     for _ in range(600):
         if page.evaluate(expression):
             return
         page.wait_for_timeout(50)
-    raise AssertionError(f"never true: {expression}")
+    raise AssertionError(f"never true: {expression}; {page.evaluate(tell)!r}")

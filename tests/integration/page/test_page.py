@@ -188,7 +188,7 @@ def test_every_view_opens_by_its_link(
     for view in [*VIEWS, f"session/{x['session_id']}", f"exchange/{x['id']}"]:
         page.evaluate(f"location.hash = '#/{view}'")
         page.wait_for_selector(f"main[data-view={view.split('/')[0]}] :is(h1, .figures)", state="attached")
-        page.wait_for_selector("main .panel")
+        until(page, "Boolean(document.querySelector('main .panel'))", "document.querySelector('main').innerText")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{view} is wider than the window"
         assert not page.query_selector("main [role=alert]:not(:empty)"), view
     back = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")

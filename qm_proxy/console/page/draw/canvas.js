@@ -1,9 +1,23 @@
 // A canvas in device pixels, and the theme's colours for it: canvases cannot read CSS by themselves.
 
+const sizes = new WeakMap(); // canvas → [width, height]: asking the element itself would force a layout for each row and frame
+const watch = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) sizes.set(target, [contentRect.width, contentRect.height]);
+});
+
+function sizeOf(canvas) {
+  let size = sizes.get(canvas);
+  if (!size) {
+    size = [canvas.clientWidth, canvas.clientHeight];
+    sizes.set(canvas, size);
+    watch.observe(canvas);
+  }
+  return size;
+}
+
 /** Fits the bitmap to its box; returns {context, width, height} in CSS pixels, or null while it has no size. */
 export function fit(canvas) {
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
+  const [width, height] = sizeOf(canvas);
   if (!width || !height) return null;
   const ratio = window.devicePixelRatio || 1;
   const w = Math.round(width * ratio);

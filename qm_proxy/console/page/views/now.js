@@ -12,6 +12,7 @@ const STREAMS = 24; // rows drawn; more are counted
 const CLOSED = 25;
 const FOUND = 12;
 const STATUS_MS = 2000;
+const FRAME_MS = 45; // the feed tells five times a second; twenty frames make it smooth and leave the machine to the model
 
 export function show(place) {
   const tiles = h("dl.figures");
@@ -70,7 +71,7 @@ export function show(place) {
 
   function tick(now) {
     frame = 0;
-    if (now - last >= 30) {
+    if (now - last >= FRAME_MS) {
       last = now;
       for (const one of live.inFlight.values()) {
         const behind = one.chunks - (one.shown ?? 0);

@@ -9,11 +9,13 @@ import { listen, live } from "../lib/live.js";
 import { endingPill, failed, figure, findingItem, findingPills, pill } from "../lib/parts.js";
 
 const TURNS = 2000; // read and drawn at most
+const PATIENCE = 8; // looks, half a second apart, at a session that is not there yet
 
 export function show(place, [id]) {
   const abort = new AbortController();
   let drawn = null;
   let timer = 0;
+  let patience = PATIENCE;
 
   async function load() {
     try {
@@ -32,7 +34,11 @@ export function show(place, [id]) {
       }
       if (!abort.signal.aborted) render(x, loops);
     } catch (error) {
-      if (error.name !== "AbortError") fill(place, h("h1", null, "Session"), failed(error), h("p", null, h("a", { href: "#/sessions" }, "All sessions")));
+      if (error.status === 404 && patience > 0) { // what closed just now is stored in a moment
+        patience -= 1;
+        timer = setTimeout(load, 500);
+        if (!drawn) fill(place, h("h1", null, "Session"), h("p.quiet", { role: "status" }, "It is not stored yet: looking again."));
+      } else if (error.name !== "AbortError") fill(place, h("h1", null, "Session"), failed(error), h("p", null, h("a", { href: "#/sessions" }, "All sessions")));
     }
   }
 
