@@ -348,7 +348,8 @@ class Exchange:
             self._seers.append(self._captured.see)
         if asked is not None:  # of the request only its numbers are kept while the answer runs
             tools = tuple(OfferedTool(tool.name, tool.kind) for tool in asked.tools)
-            self._opened = replace(opened, asked=replace(asked, messages=(), tools=tools))
+            told = self._capture and asked.body_bytes <= CAPTURE_BYTES  # for spans with content
+            self._opened = replace(opened, asked=replace(asked, messages=asked.messages if told else (), tools=tools))
 
     def _read_body(self) -> Asked | None:
         """The request's body, read once; None when there is no sound copy of it."""

@@ -58,6 +58,7 @@ from qm_proxy.sinks import Sink
 from qm_proxy.store.both import Both
 from qm_proxy.store.database import secret_key
 from qm_proxy.store.queries import Ring
+from qm_proxy.store.redact import redact
 from qm_proxy.store.sqlite import Stored
 from qm_proxy.store.writer import Writer
 from qm_proxy.tasks import spawn
@@ -167,7 +168,9 @@ class Process:
         self.metrics = Metrics()
         self.ring = Ring(limit=self.plan["ring"])
         self.live = Live()
-        self.export = Export(self.metrics, upstream.url, __version__) if any(wanted(s) for s in SIGNALS) else None
+        self.export: Export | None = None
+        if any(wanted(s) for s in SIGNALS):
+            self.export = Export(self.metrics, upstream.url, __version__, lambda text: redact(text)[0])
         db = None if self.plan["db"] is None else Path(self.plan["db"])
         self.guard = Guard(self._end_by_guard) if self.plan["guard"] == "cut" else None
         self.places: OrderedDict[str, Place] = OrderedDict()

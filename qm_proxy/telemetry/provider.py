@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Progress, Record
+from qm_proxy.telemetry.content import Redact
 from qm_proxy.telemetry.metrics import Histogram, Metrics
 from qm_proxy.telemetry.names import ATTRIBUTES, EVENTS, attribute, metric_name, profile_from_environment
 from qm_proxy.telemetry.spans import Itl, Spans, finding_values, parse_traceparent
@@ -52,11 +53,12 @@ def wanted(signal: str) -> bool:
 class Export:
     """A sink that sends. Create it only when `any(wanted(s) …)`; `start` begins the thread, `close` flushes and ends it."""
 
-    def __init__(self, metrics: Metrics, upstream_url: str, version: str) -> None:
+    def __init__(self, metrics: Metrics, upstream_url: str, version: str, redact: Redact | None = None) -> None:
         self.drops = dict.fromkeys(SIGNALS, 0)
         self._metrics = metrics
         self._version = version
         self._upstream = upstream_url
+        self._redact = redact
         self._queue: queue.Queue[Record | None] = queue.Queue(QUEUE_RECORDS)
         self._thread = threading.Thread(target=self._work, name="otlp", daemon=True)
         self._profile = profile_from_environment()
@@ -174,6 +176,7 @@ class _Sender:
             export._profile,
             itl,
             server=(url.hostname, url.port) if url.hostname and url.port else None,
+            redact=export._redact,
         )
         grpc = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").strip() == "grpc"
         self._to_traces, self._to_metrics, self._to_logs = _exporters(grpc, export._traces, export._send_metrics, export._logs)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from qm_proxy.findings import Finding
 from qm_proxy.measure.series import unpack
 from qm_proxy.record import Record
+from qm_proxy.telemetry.content import Redact, content, content_wanted
 from qm_proxy.telemetry.names import EVENTS, SPANS, Profile, attribute
 
 if TYPE_CHECKING:
@@ -66,11 +67,21 @@ def start_unix_ns(record: Record) -> int:
 class Spans:
     """Builds the spans of one record with the given tracer. Remembers the last contexts, for links between turns."""
 
-    def __init__(self, tracer: Tracer, profile: Profile, itl: Itl = "summary", *, server: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        profile: Profile,
+        itl: Itl = "summary",
+        *,
+        server: tuple[str, int] | None = None,
+        redact: Redact | None = None,
+    ) -> None:
+        """`redact`: what takes secrets out of captured content; without it no content is told."""
         self._tracer = tracer
         self._profile = profile
         self._itl = itl
         self._server = server
+        self._redact = redact if content_wanted() else None
         self._contexts: OrderedDict[str, SpanContext] = OrderedDict()
 
     def build(self, record: Record) -> SpanContext:
@@ -193,7 +204,8 @@ class Spans:
             if (source := record.session_source) in ("header", "metadata") and record.opened is not None and source:
                 placed = record.opened.placed
                 found["conversation"] = placed.client_session if placed else None
-        return found | self._times(record)
+        told = content(record, self._redact) if self._redact is not None else {}
+        return found | told | self._times(record)
 
     def _times(self, record: Record) -> dict[str, AttributeValue | None]:
         if record.itl is None or record.series is None:
