@@ -157,6 +157,7 @@ export function show(place) {
     if (changed.has("recent") || changed.has("findings") || changed.has("reload")) lists = true;
     if (lists) renderLists();
     lists = false;
+    if (changed.has("reload")) tilesAt = 0; // what was read is worth telling at once
     renderTilesSoon();
   }
 
