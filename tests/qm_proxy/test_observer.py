@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qm_proxy.events import HostSample, Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
@@ -462,3 +464,37 @@ def test_a_sink_that_fails_is_counted_and_stops_no_other(relay: Relay) -> None:
     observer.take(relay.ask().answer().batch())
     assert fanout.failures == {"Failing": 2}
     assert (len(sound.openings), len(sound.records)) == (2, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_is_dropped_whole_exchanges_are_read_whole(data: st.DataObject) -> None:
+    """Two kept connections, one record a batch, any batches dropped: nothing raises, and an exchange all of whose batches came
+    through is read whole, whatever was lost before it."""
+    scene, relay = Scene(), Relay()
+    scene.take(relay.say(Kind.OPENED, 1).say(Kind.OPENED, 2))
+    exchanges = 4
+    lost: dict[tuple[int, int], int] = {}
+    for n in range(exchanges):
+        for records in zip(_records(f"c1-{n}"), _records(f"c2-{n}"), strict=True):
+            for connection, (kind, piece) in enumerate(records, 1):
+                relay.say(kind, connection, piece)
+                if data.draw(st.integers(0, 6)) == 0:
+                    lost[connection, n] = lost.get((connection, n), 0) + 1
+                    relay.lose()
+                else:
+                    scene.take(relay)
+    scene.take(relay.say(Kind.CLOSED, 1).say(Kind.CLOSED, 2))
+    assert not [name for name in scene.observer.troubles if "Error" in name]
+    assert scene.observer.in_flight() == []
+    for connection in (1, 2):
+        for n in range(exchanges):
+            if not lost.get((connection, n)):
+                [record] = [r for r in scene.records if r.model == f"c{connection}-{n}"]
+                assert (record.ending, record.chunks, record.undecoded) == ("complete", 3, None)
+
+
+def _records(model: str) -> list[tuple[Kind, bytes]]:
+    """One exchange: its request in two pieces, its answer in five."""
+    head, end, body = request(model).partition(b"\r\n\r\n")
+    return [(Kind.CLIENT_DATA, head + end), (Kind.CLIENT_DATA, body), *((Kind.UPSTREAM_DATA, p) for p in answer(3))]
