@@ -42,8 +42,8 @@ def _chromium() -> str | None:
     )
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:  # ends with its module: while it lives, its loop counts as running, and async tests cannot
     path = _chromium()
     if path is None:
         pytest.skip("no Chromium: install Debian's chromium, or set QM_CHROMIUM")
