@@ -188,7 +188,7 @@ class Process:
         self.queries = Both(self.ring, self.stored)
         sinks: list[Sink] = [self.sessions, self.across, self.busy, self.metrics, self.ring, self.writer, self.live]
         if self.export is not None:
-            sinks.insert(1, self.export)  # before the others: it gives each record its trace id
+            sinks.insert(2, self.export)  # before the others: it gives each record its trace id
         if not self.plan.get("quiet"):
             sinks.append(Terminal())
         self.fanout = Fanout(sinks)
