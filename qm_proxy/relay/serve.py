@@ -260,6 +260,7 @@ class Arrival:
         self._sock = sock
         self._target = target
         self._waits = True
+        self._dial: Dial | None = None
         shared = relay.shared
         shared.connections[number] = self
         shared.tap.add(Kind.OPENED, number, time.monotonic_ns(), 0, 0, _in_words(address))
@@ -278,17 +279,18 @@ class Arrival:
 
     def _start(self) -> None:
         self._waits = True
-        self._dial = Dial(self._relay.shared, self._target, self._connected, self._failed)
-        self._dial.start()
+        dial = Dial(self._relay.shared, self._target, self._connected, self._failed)
+        dial.start()
         if self._waits:
+            self._dial = dial  # only now: a reference both ways would leave each connection to the garbage collector
             self._relay.shared.readiness.watch(self._sock.fileno(), self, 0)
 
     def _connected(self, upstream: socket.socket, was_reset: bool) -> None:
-        self._waits = False
+        self._waits, self._dial = False, None
         self._relay.join(self._number, self._sock, upstream, was_reset)
 
     def _failed(self, reason: str) -> None:
-        self._waits = False
+        self._waits, self._dial = False, None
         self._relay.refused(self._number, self._sock, reason, self._retry)
 
     def _retry(self) -> None:
@@ -297,7 +299,8 @@ class Arrival:
 
     def _leave(self, kind: Kind) -> None:
         self._waits = False
-        self._dial.cancel()
+        if self._dial is not None:
+            self._dial.cancel()
         close(self._relay.shared, self._sock)
         self._relay.shared.over(self._number, kind)
 
