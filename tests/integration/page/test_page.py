@@ -328,3 +328,29 @@ def test_the_keyboard_is_enough(staged: tuple[Any, Servant], open_window: Callab
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".readout").startswith("chunk 1 ")
     assert page.get_attribute("canvas.ticks", "aria-valuetext").startswith("chunk 1 ")
+
+
+def test_a_probe_is_started_followed_and_read(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant], open_window: Callable[..., Window]
+) -> None:
+    sim = make_sim(personas=["steady"], speed=20.0)
+    served = serving(sim.url)
+    window = open_window(f"{served.console}/#/probes")
+    page = window.page
+    page.wait_for_selector("text=No probe has run yet")
+    page.fill("form input[name=model]", "steady")
+    for _ in range(60):  # the jobs come up a moment after the console; until then it says so and keeps the form
+        page.click("form button")
+        page.wait_for_timeout(500)
+        if page.evaluate("location.hash.startsWith('#/run/')"):
+            break
+    page.wait_for_selector("main[data-view=run] .pill")
+    until(
+        page,
+        "Boolean(document.querySelector('article.report h2, article.report h3'))",
+        "document.querySelector('main').innerText",
+    )
+    assert "steady" in page.inner_text("article.report")
+    assert page.query_selector("article.report table")
+    page.click("nav >> text=Probes")
+    page.wait_for_selector("main[data-view=probes] table .pill.good")

@@ -17,11 +17,17 @@ export function show(place, [id]) {
     try {
       let run = await get(`runs/${encodeURIComponent(id)}`, { signal: abort.signal });
       const heard = live.runs.get(run.id);
-      if (heard && run.state !== "done") run = { ...run, ...heard }; // the feed knows each step, the store only states
+      const stored = run.state;
+      if (heard && stored !== "done") run = { ...run, ...heard }; // the feed knows each step, the store only states
       render(run);
       if (run.state === "queued" || run.state === "running") timer = setTimeout(load, 2000);
+      else if (stored === "queued" || stored === "running") timer = setTimeout(load, 500); // ended, and about to be stored
     } catch (error) {
-      if (error.name !== "AbortError") fill(place, h("h1", null, "Run"), failed(error), h("p", null, h("a", { href: "#/probes" }, "All runs")));
+      const heard = live.runs.get(id); // started just now: told, but not stored yet
+      if (error.status === 404 && heard) {
+        render(heard);
+        timer = setTimeout(load, 1000);
+      } else if (error.name !== "AbortError") fill(place, h("h1", null, "Run"), failed(error), h("p", null, h("a", { href: "#/probes" }, "All runs")));
     }
   }
 
@@ -30,7 +36,7 @@ export function show(place, [id]) {
     const said = h("p.quiet", { role: "status" });
     fill(place,
       h("div.title", null, h("h1", null, run.kind, h("span.by", null, ` of ${modelName(run.model)}`)), h("span.marks", null, pill(run.state, STATES[run.state] ?? "info"))),
-      run.summary && h("p.because", null, run.summary),
+      run.summary && h("p.summary", null, run.summary),
       h("dl.figures", null, figure("started", clock(run.started_at)), figure("took", seconds(run.elapsed_s)), run.steps > 0 && figure("step", `${run.step} of ${run.steps}`), run.message && figure("now", run.message)),
       progress(run),
       h("div.actions", null,
