@@ -182,6 +182,10 @@ def test_every_view_opens_by_its_link(
     ask(served.proxy, CHAT, chat("steady", "one", 20), x_session_id="ses_1")
     ask(served.proxy, CHAT, chat("tool-user", "two", 20), x_session_id="ses_2")
     x = closed(served, 2)[0]
+    for _ in range(200):  # a session is read from the store, which is a moment behind
+        if any(s["id"] == x["session_id"] for s in served.ask("/api/v1/sessions")["items"]):
+            break
+        time.sleep(0.05)
     window = open_window(f"{served.console}/#/exchange/{x['id']}", width=width, dark=dark)
     page = window.page
     page.wait_for_selector("canvas.ticks, .waterfall, .panel")
