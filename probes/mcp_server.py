@@ -260,6 +260,8 @@ def _passive(mcp: MCPServer, queries: Archive, status: Callable[[], Json], feed:
     ) -> Annotated[CallToolResult, Rows]:
         """The live trace: events after a number (requests, findings, runs); waits up to `wait_s` for the next."""
         seq = feed.last() if after_seq is None else after_seq
+        if seq > feed.last():  # a number of an earlier observer: it was restarted, and counts from 1
+            seq = 0
         events, missed = feed.after(seq)
         if not events and wait_s:
             await feed.wait(seq, wait_s)
