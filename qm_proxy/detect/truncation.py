@@ -106,7 +106,7 @@ class Calibration:
         """Tokens that a conversation of so many must have grown by at least, if nothing of it was dropped."""
         steps = self._steps.get(model, ())
         if len(steps) < _STEPS_ENOUGH:
-            return by.n_symbols * tokens / had.n_symbols * 0.72
+            return min(by[i] * tokens / had[i] for i in (0, 1)) * 0.75
         rates = [sorted(tokens / it[i] for it, tokens in steps) for i in (0, 1)]
         i = max((0, 1), key=lambda i: rates[i][0] / rates[i][-1])  # the measure that varies less
         return by[i] * rates[i][0] * (_STEPS_CAUTION + (0.03 if len(steps) >= 24 else 0 if len(steps) >= 8 else -0.07))
@@ -219,7 +219,10 @@ class Truncation:
         return [window for window in likely if window >= tokens]
 
     def _exact(self, windows: list[int], estimate: Estimate, tokens: int, t_ns: int) -> list[Finding]:
-        plain = min(self._size.n_bytes * _PRIOR, self._size.n_symbols * _SYMBOL)  # where a line was learnt badly
+        n_bytes, n_symbols = self._size
+        plain = 0.0
+        if estimate.samples < 2 or not estimate.low <= tokens <= estimate.high:  # the line does not explain the count either
+            plain = max(min(n_bytes * _PRIOR, n_symbols * _SYMBOL), 0.9 * n_symbols)
         for window in windows:
             if tokens in half_window(window, self._keep) and max(estimate.middle, plain) >= 0.75 * window:
                 sure = estimate.low > 1.1 * tokens or estimate.middle > 1.3 * tokens
