@@ -29,10 +29,10 @@ class Servant:
 
     def __init__(self, plan: dict[str, Any], *, patience_s: float = 30.0) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "qm_proxy.supervisor", json.dumps(plan)],
+            [sys.executable, "-m", "qm_proxy.supervisor", json.dumps(plan | {"ends_with_stdin": True})],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # held open: should we be killed, it closes, and the proxy ends too
             start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on, in order
         )
         self._token: str | None = plan.get("console_token")

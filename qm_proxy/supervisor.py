@@ -112,6 +112,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        if self.plan.get("ends_with_stdin"):
+            loop.add_reader(0, self._heard_on_stdin)
         loop.add_signal_handler(signal.SIGHUP, lambda: spawn(self._hand_over(), name="hand-over"))
         fresh = [await self._start_relay() for _ in range(self.plan["workers"])]
         spawn(self._keep_observer(), name="observer keeper")
@@ -240,6 +242,12 @@ class Supervisor:
             if number in self.relays:
                 self.relays[number].say({"drain": True})
         print("qm-proxy: new relays have the port; the old ones drain.", file=sys.stderr)
+
+    def _heard_on_stdin(self) -> None:
+        """Whoever started this proxy for itself (demo, run, a test) is gone when stdin ends."""
+        if not os.read(0, 4096):
+            asyncio.get_running_loop().remove_reader(0)
+            self._stop()
 
     def _stop(self) -> None:
         if self.stopping.is_set():
