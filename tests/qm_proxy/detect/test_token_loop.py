@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qm_proxy.detect.token_loop import STEP, TokenLoop
+from qm_proxy.detect.repetition import STEP
+from qm_proxy.detect.token_loop import TokenLoop
 from qm_proxy.events import (
     Asked,
     Event,
