@@ -6,10 +6,7 @@ from hypothesis import strategies as st
 
 from qm_proxy.detect.shape import context_of, encoded, fence_after, letter_share, symbols, unit_of
 
-PROSE = "The relay joins two sockets and copies what it reads.
-Nothing is held back on its way,
-and nothing is added.
-"
+PROSE = "The relay joins two sockets and copies what it reads.\nNothing is held back on its way,\nand nothing is added.\n"
 
 
 @pytest.mark.parametrize(
