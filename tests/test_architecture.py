@@ -158,7 +158,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "qm_proxy.relay.guard": ("tests/integration/transparency/test_guard.py", "cuts streams on real sockets, at every point"),
     "qm_proxy.telemetry.spans": ("tests/qm_proxy/telemetry/test_provider.py", "Record to spans, read where they are exported"),
     "qm_proxy.telemetry.prometheus": ("tests/qm_proxy/telemetry/test_metrics.py", "the text form of the metrics tested there"),
-    "qm_proxy.detect.shape": ("tests/qm_proxy/detect/test_token_loop.py", "what the text of a loop is like"),
     "qm_proxy.wire.bodies": ("tests/qm_proxy/wire/test_ollama.py", "what the dialects share, tested in each"),
     "qm_proxy.wire.calls": ("tests/qm_proxy/wire/test_openai_chat.py", "tool calls in pieces, tested in each dialect"),
     "qm_proxy.wire.failures": ("tests/qm_proxy/wire/test_ollama.py", "errors of the dialects, tested in each"),
