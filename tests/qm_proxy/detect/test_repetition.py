@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from qm_proxy.detect.repetition import STEP, Repetition, Verdict
+from qm_proxy.detect.repetition import STEP, Repetition, Told, Verdict
+from qm_proxy.findings import Finding
 
 
 def steps(text: str) -> list[str]:
@@ -68,3 +69,45 @@ def test_the_excerpt_of_a_giant_unit_and_the_window_are_bounded() -> None:
     assert len(repetition._text) <= 12_288
     assert len(repetition._folded) <= 12_288
     assert len(repetition._unfolded) <= 256
+
+
+def test_of_many_candidates_the_longest_are_followed() -> None:
+    """Lines that share their ends give a new candidate at every step; the true cycle must not be lost among them."""
+    rng = random.Random(4)
+    lines = [f"{noise(rng, 40 + i)} and so it went on as it had always done before\n" for i in range(24)]
+    found = first(noise(rng, 200) + "".join(lines) * 10)
+    assert found is not None
+    assert found[1].period == sum(map(len, lines))
+
+
+def test_probable_wants_prose_words_and_half_a_bar() -> None:
+    rng = random.Random(5)
+    sentence = "I will now open the file and look at the second function again. "
+
+    def probable(text: str) -> bool:
+        repetition = Repetition("text")
+        for step in steps(text):
+            repetition.step(step)
+        return repetition.probable() is not None
+
+    assert probable(noise(rng, 300) + sentence * 3)
+    assert not probable(noise(rng, 300) + sentence * 2)
+    assert not probable("```python\n" + "total = total + row[1]\n" * 6)
+    assert not probable("-" * 500)
+
+
+def test_a_near_loop_is_settled_with_what_was_new_in_it() -> None:
+    rng = random.Random(6)
+    words = [noise(rng, 6).replace(" ", "x") for _ in range(12)]
+    repetition = Repetition("text")
+    pairs = ((rng.choice(words), rng.choice(words)) for _ in range(120))
+    text = "".join(f"The colour of the {a} house at the end of the street is {b}. " for a, b in pairs)
+    finding = Finding("loop.token", "suspect", "x", 1, {})
+    for step in steps(text):
+        verdict = repetition.step(step)
+        if verdict is not None and repetition.is_news(verdict):
+            assert verdict.form == "near"
+            repetition.told.append(Told(finding, verdict, repetition.seen))
+    repetition.settle(0.25, None, 0)
+    assert finding.tokens_wasted is not None
+    assert len(text) * 0.25 * 0.6 < finding.tokens_wasted < len(text) * 0.25

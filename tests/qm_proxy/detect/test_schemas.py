@@ -214,3 +214,66 @@ def test_measure_counts(value: object) -> None:
 
     assert measure(value)[1] == count(value)
     assert depth_of(nested(7)) == 8
+
+
+def test_of_many_possible_problems_only_the_first_is_looked_for() -> None:
+    problems = judged(object_of(a=doubling(10)) | {"$defs": doubling(10)["$defs"], "required": ["b"]}, {"a": 5})
+    assert problems is not None
+    assert len(problems) == 1
+
+
+def test_at_most_eight_problems_are_told() -> None:
+    many = judged({"additionalProperties": {"type": "string"}}, {f"k{i}": i for i in range(50)})
+    assert many is not None
+    assert len(many) == MAX_PROBLEMS
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"allOf": [{"required": ["a"]}, {"not": {"required": ["b"]}}]}, {"a": 1}, {"a": 1, "b": 2}),
+        ({"if": {"required": ["a"]}, "then": {"required": ["b"]}, "else": {"required": ["c"]}}, {"c": 1}, {"a": 1}),
+        ({"dependentSchemas": {"a": {"required": ["b"]}}}, {"b": 1}, {"a": 1}),
+        ({"patternProperties": {"^x": {"type": "string"}}}, {"x1": "y"}, {"x1": 1}),
+        (object_of(a={"prefixItems": [{"type": "string"}, {"type": "null"}]}), {"a": ["x", None]}, {"a": [1]}),
+        (object_of(a={"$ref": "#/$defs/list/1"}) | {"$defs": {"list": [{}, {"type": "null"}]}}, {"a": None}, {"a": 1}),
+        (object_of(a={"contains": {"const": 1}}), {"a": [1]}, {"a": [2]}),
+        ({"propertyNames": {"maxLength": 2}}, {"ab": 1}, {"abc": 1}),
+        (object_of(a={"oneOf": [{"type": "integer"}, {"type": "null"}]}), {"a": 1}, {"a": "x"}),
+        (object_of(a={"type": "array"}), {"a": [1]}, {"a": {}}),
+        (object_of(a={"type": "string"}), {"a": "x"}, {"a": True}),
+        (object_of(a={"type": "array"}), {"a": []}, {"a": "[not json"}),
+        (object_of(a={"type": "null"}), {"a": None}, {"a": "none"}),
+    ],
+)
+def test_the_other_keywords(schema: object, good: object, bad: object) -> None:
+    assert judged(schema, good) == []
+    assert judged(schema, bad)
+
+
+def test_null_for_a_value_behind_a_reference() -> None:
+    place = {"type": "object", "properties": {"lat": {"type": "number"}, "lon": {"type": "number"}}, "required": ["lat"]}
+    schema = object_of(at={"$ref": "#/$defs/place"}, all={"type": "array", "items": [{}]}) | {"$defs": {"place": place}}
+    problems = judged(schema, {"at": {"lat": None, "lon": None}})
+    assert problems is not None
+    assert [coercion for *_, coercion in problems] == [None, "null for a value that may be left out"]
+
+
+def test_a_pattern_that_gives_up_blames_nobody() -> None:
+    hard = {"type": "string", "pattern": "^(?=(x+x+)+y)(x|xx)*\\1{2}z"}
+    assert judged(object_of(a=hard), {"a": "x" * 60}) in (None, [("/a", "pattern", False, None)])
+
+
+def test_what_was_blamed_is_forgotten_in_time() -> None:
+    schemas = Schemas()
+    for i in range(2100):
+        assert schemas.first_blame(f"t{i}", b"{")
+    assert schemas.first_blame("t0", b"{")
+    assert not schemas.first_blame("t2099", b"{")
+
+
+def test_schemas_with_too_many_nodes_to_count_are_not_judged() -> None:
+    wide = {"anyOf": [{"properties": {f"p{i}": {"type": "string"}}} for i in range(6000)]}
+    raw = json.dumps({"allOf": [wide, wide, wide]}).encode()[: 256 * 1024 - 1]
+    schema = Schema(raw)
+    assert schema.fault or schema.problems({"p1": 1}, 1, 2) is None
