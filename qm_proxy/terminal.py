@@ -54,7 +54,7 @@ class Terminal:
 
 
 def line(record: Record, paint: Callable[[str, str], str] | None = None) -> str:
-    """One exchange: local time, client, model, TTFT, rate, tokens, total, how it ended; why it was slow on a second line."""
+    """One exchange: UTC time, client, model, TTFT, rate, tokens, total, how it ended; why it was slow on a second line."""
     colour = paint or _plain
     clock = record.started_at[11:19]
     rate = "–" if record.tokens_per_s is None else f"{record.tokens_per_s:.1f}"
