@@ -420,6 +420,7 @@ def _kill_and_look(path: Path, kills: int, seed: int, make: Any) -> int:
     return stored
 
 
+@pytest.mark.slow  # forks: from a process grown by thousands of tests the children come too late; by itself it takes 8 s
 def test_fifty_kills_leave_a_whole_database(path: Path, records: Any) -> None:
     assert _kill_and_look(path, 50, seed=1, make=records) >= 25
 
