@@ -364,8 +364,10 @@ def _write_until_killed(path: Path, told: Connection, seed: int, make: Any) -> N
     """Write without end; say after each commit how many exchanges are said to be stored."""
     writer = Writer(path, linger_s=0.002, keep_bytes=3_000_000)
     writer.start()
-    rng, said = random.Random(seed), -1
+    rng, said, pause = random.Random(seed), -1, threading.Event()
     while True:
+        while writer.status()["queued"] > 20:  # a loop that never waits would take the GIL from the writer at every row
+            pause.wait(0.001)
         session = make.ids.new(make.now_ns)
         for turn in range(1, rng.randint(2, 6)):
             record = make.turn(session, turn, chunks=rng.randint(2, 400), findings=[make.finding()] if turn == 2 else [])
@@ -420,9 +422,8 @@ def _kill_and_look(path: Path, kills: int, seed: int, make: Any) -> int:
     return stored
 
 
-@pytest.mark.slow  # forks: from a process grown by thousands of tests the children come too late; by itself it takes 8 s
 def test_fifty_kills_leave_a_whole_database(path: Path, records: Any) -> None:
-    assert _kill_and_look(path, 50, seed=1, make=records) >= 25
+    assert _kill_and_look(path, 50, seed=1, make=records) > 50
 
 
 @pytest.mark.slow
