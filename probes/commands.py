@@ -18,7 +18,6 @@ from typing import Any, Literal
 from probes.agent import Seen as Played
 from probes.agent import compat_rows
 from probes.agent import cost as agent_cost
-from probes.agent import joint as agent_joint
 from probes.agent import plan_for as agent_plan
 from probes.agent import report_agent as play
 from probes.ask import Answer, Ask, Note, Probe, Stopped
@@ -423,10 +422,7 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
             ours = parts.agent.tiers if parts.agent is not None else []
             result.compat.agent, values = compat_rows(parts.played.compat, session.host, ours)
             result.compat.values |= values
-    if parts.agent is not None:
-        result.joint = agent_joint(parts.agent, parts.audit, parts.inspector)
-    elif parts.inspector is not None or parts.audit is not None:
-        result.joint = joint_verdict(result)
+    result.joint = joint_verdict(result)
 
 
 def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Can a model finish long work? The Agent Report: a fair simulated world, honest counts, failures that can be proven.
 
-`report_agent(plan)` is the probe; `plan_for` builds its plan from the command's flags, `cost` prices it, `joint` speaks the
-sentence that joins it with the other two probes, `compat_rows` the origin's view.
+`report_agent(plan)` is the probe; `plan_for` builds its plan from the command's flags, `cost` prices it, `compat_rows` gives
+the origin's view.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.plan import Cost, Plan, cost, plan_for
 from probes.agent.replay import replay, terminal
 from probes.agent.report import Seen, conclude, report_agent
-from probes.agent.verdict import joint
 
 __all__ = [
     "GENERATOR_VERSION",
@@ -22,7 +21,6 @@ __all__ = [
     "conclude",
     "cost",
     "generate",
-    "joint",
     "plan_for",
     "replay",
     "report_agent",

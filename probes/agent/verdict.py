@@ -1,4 +1,4 @@
-"""What a user may conclude from the tiers, in words: verdict, boundary, safety limits, advice, and the joint sentence.
+"""What a user may conclude from the tiers, in words: verdict, boundary, safety limits, advice.
 
 READY speaks for the hardest tier tested: it and all tested below it clear, and the safety limits hold. Hardware is advice
 about what is worth testing and never part of pass or fail. Limits are one-sided 95 % upper limits, not point estimates.
@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 from probes.agent.scoring import Run, Tally, safety_limit
 from probes.agent.tiers import TIERS
-from probes.result import AgentSection, AuditSection, Host, InspectorSection, JointVerdict, Tier
+from probes.result import Host
 
 __all__ = [
     "RECOMMENDED",
@@ -21,7 +21,6 @@ __all__ = [
     "advice",
     "boundary",
     "hardware",
-    "joint",
     "live_detector",
     "loop_cost",
     "safety",
@@ -207,51 +206,3 @@ def advice(tallies: Sequence[Tally]) -> list[str]:
 def hardware(host: Host) -> tuple[str | None, str | None]:
     """The machine's class and the tier worth testing on it; `None` when its memory is unknown."""
     return host.hardware_class, RECOMMENDED.get(host.hardware_class or "")
-
-
-def joint(
-    agent: AgentSection | None, audit: AuditSection | None = None, inspector: InspectorSection | None = None
-) -> JointVerdict | None:
-    """ "usable as an agent up to N-token transcripts, M minutes per task, on this machine": each limit with its source."""
-    if agent is None:
-        return None
-    limits: list[dict[str, object]] = []
-
-    def add(what: str, value: float, unit: str, source: str) -> None:
-        limits.append({"what": what, "value": value, "unit": unit, "source": source})
-
-    ceilings: list[int] = []
-    if audit is not None and audit.maintained_tokens is not None:
-        ceilings.append(audit.maintained_tokens)
-        add("accuracy holds", ceilings[-1], "tokens", f"Audit: {audit.sentence}")
-    if inspector is not None:
-        known = inspector.memory.ceilings
-        for what, ceiling in (("fits the device", known.spill_tokens), ("loads at all", known.oom_tokens)):
-            if ceiling is not None:
-                ceilings.append(int(ceiling.value))
-                add(what, ceilings[-1], "tokens", f"Inspector: {ceiling.method}")
-        if known.allocated_tokens is not None:
-            add("window as loaded", known.allocated_tokens, "tokens", "Inspector: /api/ps")
-    usable = min(ceilings, default=None)
-    cleared = [tier for tier in agent.tiers if tier.status == "CLEAR"]
-    within: list[Tier] = []
-    for tier in cleared:
-        longest = tier.transcript_tokens
-        if longest is not None:
-            add(f"{tier.tier} transcript", int(longest.value), "tokens", f"Agent Report: longest of {longest.n}")
-        if usable is None or longest is None or longest.value <= usable:
-            within.append(tier)
-    if not within:
-        reason = f"what it clears needs longer transcripts than the {usable} tokens that hold" if cleared else "it clears no tier"
-        return JointVerdict(sentence=f"Not usable as an agent here: {reason}.", limits=limits)
-    best = within[-1]
-    span = f"up to {usable}-token transcripts" if usable is not None else "with transcripts of unmeasured length"
-    pace = "at an unknown pace"
-    if (time := best.minutes_per_task) is not None:
-        add(f"{best.tier} task", time.value, "minutes", f"Agent Report: mean of {time.n} runs")
-        pace = f"{time.value:.1f} minutes per task" if time.value >= 1 else f"{60 * time.value:.1f} seconds per task"
-    dropped = [tier.tier for tier in cleared if tier not in within]
-    tail = f" {', '.join(dropped).capitalize()}: clears, but its transcripts are longer than that." if dropped else ""
-    return JointVerdict(
-        sentence=f"Usable as an agent for {best.tier} tasks, {span}, {pace}, on this machine.{tail}", limits=limits
-    )

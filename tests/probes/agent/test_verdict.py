@@ -9,9 +9,9 @@ from probes.agent.scoring import Run, Tally
 from probes.agent.taxonomy import Outcome
 from probes.agent.tiers import tier_named
 from probes.agent.trace import Played
-from probes.agent.verdict import advice, boundary, hardware, joint, loop_cost, safety, verdict
+from probes.agent.verdict import advice, boundary, hardware, loop_cost, safety, verdict
 from probes.hardware import describe
-from probes.result import AgentSection, AuditSection, Ceilings, Host, InspectorSection, Memory, Statistic, Tier
+from probes.result import Host
 
 Scripted = Callable[..., tuple[Played, Outcome]]
 
@@ -102,42 +102,3 @@ def test_hardware_recommends_and_never_decides() -> None:
     assert hardware(describe("apple:64GiB")) == ("Workstation", "hard")
     assert hardware(describe("cpu:8GiB")) == ("Constrained", "medium")
     assert hardware(Host()) == (None, None)
-
-
-def _number(value: float) -> Statistic:
-    return Statistic(value=value, method="test", n=9, unit="x")
-
-
-def _agent(**transcripts: int) -> AgentSection:
-    tiers = [
-        Tier(tier=name, status="CLEAR", transcript_tokens=_number(tokens), minutes_per_task=_number(1.5))
-        for name, tokens in transcripts.items()
-    ]
-    return AgentSection(verdict="READY", sentence="", tiers=tiers)
-
-
-def test_the_joint_sentence_takes_the_lowest_ceiling_with_its_source() -> None:
-    audit = AuditSection(verdict="cliff", sentence="maintained to 8 000", maintained_tokens=8000)
-    inspector = InspectorSection(memory=Memory(ceilings=Ceilings(spill_tokens=_number(32768), allocated_tokens=16384)))
-    found = joint(_agent(easy=900, hard=5000), audit, inspector)
-    assert found is not None
-    assert (
-        found.sentence
-        == "Usable as an agent for hard tasks, up to 8000-token transcripts, 1.5 minutes per task, on this machine."
-    )
-    assert {limit["source"].split(":")[0] for limit in found.limits} == {"Audit", "Inspector", "Agent Report"}
-
-
-def test_a_tier_beyond_the_ceiling_is_not_usable() -> None:
-    audit = AuditSection(verdict="cliff", sentence="maintained to 2 000", maintained_tokens=2000)
-    found = joint(_agent(easy=900, hard=5000), audit)
-    assert found is not None
-    assert "for easy tasks" in found.sentence
-    assert "Hard: clears, but its transcripts are longer" in found.sentence
-    none = joint(_agent(hard=5000), audit)
-    assert none is not None
-    assert none.sentence.startswith("Not usable")
-    nothing = joint(AgentSection(verdict="NOT READY", sentence=""))
-    assert nothing is not None
-    assert "clears no tier" in nothing.sentence
-    assert joint(None) is None
