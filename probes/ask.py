@@ -94,6 +94,7 @@ class Answer:
     host: list[HostSample] = field(default_factory=list)  # the machine while it ran
     replayed: bool = False
     silent: bool = False  # given up because no byte came for `Ask.silence_s`: the model hangs
+    pauses: list[tuple[int, int]] = field(default_factory=list)  # spans (monotonic ns) in which this process was not let run
 
     @property
     def ok(self) -> bool:
@@ -147,6 +148,10 @@ class Answer:
                 yield Chunk(event.t_ns, event.server_ns, "thinking")
             else:
                 yield Chunk(event.t_ns, event.server_ns, "tool")
+
+    def paused_ms(self, start_ns: int, end_ns: int) -> float:
+        """How long this process stood still between two instants: what arrived then was read late."""
+        return sum(max(0, min(end, end_ns) - max(start, start_ns)) for start, end in self.pauses) / 1e6
 
     @property
     def input_tokens(self) -> int | None:

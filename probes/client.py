@@ -7,6 +7,8 @@ Rules that hold here:
 - One connection for each request, closed at its end. Cancelling closes the socket at once and fully; there is no half-close
   (Ollama answers one with silence) and no pool, so a model stops generating when its reader goes.
 - The garbage collector rests while an answer streams.
+- While it streams, a timer is due every 5 ms; when it fires late, this process was not let run, and `Answer.pauses` says
+  from when to when. A chunk read then is late by our own doing: no gap is blamed on the model that this explains.
 """
 
 from __future__ import annotations
@@ -75,10 +77,13 @@ class Client:
             return Answer(ask.key, now, now, time.time(), ending="upstream_unreachable", error=reason)
         resting = gc.isenabled()
         gc.disable()
+        pulse = _Pulse(loop, exchange.answer.pauses) if route.generation else None
         try:
             exchange.begin(request, before)
             await exchange.over
         finally:
+            if pulse is not None:
+                pulse.end()
             if resting:
                 gc.enable()
             transport.abort()
@@ -90,6 +95,34 @@ class Client:
         if ask.body is not None:
             head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         return "\r\n".join([*head, "Accept: */*", "Connection: close", "", ""]).encode() + body
+
+
+class _Pulse:
+    """Notices when this process is not let run: a timer that fires late by more than `LATE_NS` was held up."""
+
+    EVERY_S = 0.005
+    LATE_NS = 4_000_000
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pauses: list[tuple[int, int]]) -> None:
+        self._loop = loop
+        self._pauses = pauses
+        self._arm()
+
+    def _arm(self) -> None:
+        self._due_ns = time.monotonic_ns() + int(self.EVERY_S * 1e9)
+        self._timer = self._loop.call_later(self.EVERY_S, self._beat)
+
+    def _beat(self) -> None:
+        now = time.monotonic_ns()
+        if now - self._due_ns > self.LATE_NS:
+            self._pauses.append((self._due_ns, now))
+        self._arm()
+
+    def end(self) -> None:
+        """Stop; a beat that is overdue now was held up until now."""
+        self._timer.cancel()
+        if (now := time.monotonic_ns()) - self._due_ns > self.LATE_NS:
+            self._pauses.append((self._due_ns, now))
 
 
 class _Exchange(asyncio.Protocol):

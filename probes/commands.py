@@ -28,7 +28,7 @@ from probes.hardware import describe, read_host
 from probes.inspector import Plan, Seen, conclude, cost, inspect, plan_for
 from probes.joint import joint_verdict
 from probes.padding import GRAMMAR_VERSION
-from probes.quantamind import Legacy, compat_audit, compat_section
+from probes.quantamind import MAX_TOKENS, Legacy, compat_audit, compat_section
 from probes.result import AgentSection, AuditSection, Host, InspectorSection, Result, Run, Target
 from probes.rows import Rows
 from probes.runner import Outcome, Progress, Runner
@@ -59,7 +59,7 @@ class Options:
     out: Path | None = None
     evict: bool = False  # inspect: one more cold start, with the weights put out of the page cache
     window_tokens: int | None = None  # inspect: num_ctx of the session
-    max_tokens: int | None = None  # audit: longest prompt
+    max_tokens: int | None = None  # audit: longest prompt; None: by profile, under `compat` as far as the origin's ladder goes
     think: bool | None = None  # None: as the model does by itself
     paired: int | None = None  # audit: so many trials at fixed lengths instead of the sequential design
     tiers: str | None = None  # agent
@@ -160,7 +160,7 @@ class Session:
             self.options.upstream,
             seed=self.seed,
             profile="quick" if self.options.quick else "deep" if self.options.deep else "standard",
-            max_tokens=self.options.max_tokens,
+            max_tokens=self.options.max_tokens or (MAX_TOKENS if self.options.compat is not None else None),
             advertised_tokens=found.target.advertised_context_tokens,
             affordable_tokens=affordable,
             think=(self.options.think if self.options.think is not None else True) if can_think else None,

@@ -16,12 +16,12 @@ from probes.ask import Answer, Ask, Note, Probe, Stopped
 from probes.audit.facts import make_trial
 from probes.audit.scoring import tool_call
 from probes.inspector.phases import Sample, Seen
-from probes.inspector.spikes import legacy_threshold
+from probes.inspector.spikes import legacy_threshold, spread, stream_of
 from probes.padding import fill
 from probes.result import CompatRow, CompatSection, Host, InspectorSection
 from probes.survey import Survey
 
-__all__ = ["Legacy", "LegacyRung", "compat_audit", "compat_section", "legacy_stream"]
+__all__ = ["MAX_TOKENS", "Legacy", "LegacyRung", "compat_audit", "compat_section", "legacy_stream"]
 
 POSITIONS = (0.1, 0.5, 0.9)
 STEPS = 5
@@ -182,19 +182,27 @@ class _LegacyStream:
     tokens: int
     mean_gap_ms: float
     rate: float
-    spikes: int
+    flagged: int  # by its rule on our clock
+    spikes: int  # of these, the gaps that the model or its server made
 
 
 def legacy_stream(answer: Answer) -> _LegacyStream | None:
-    """Its reading of one answer: chunk times in whole ms since the start; N / span; the global spike rule."""
+    """Its reading of one answer: chunk times in whole ms since the start; N / span; the global spike rule.
+
+    Its rule takes every late read for a stall of the model. What it flags is held against two kinds of evidence: the time
+    in which this probe was not let run, and the server's own stamps, in which a late hand-over is made up by the gaps
+    behind it (a token that was really late delays all that follow)."""
     times = [int((chunk.t_ns - answer.started_ns) / 1e6) for chunk in answer.chunks]
     if len(times) < 2 or times[-1] <= times[0]:
         return None
     gaps = [after - before for before, after in itertools.pairwise(times)]
     threshold = legacy_threshold(gaps)
-    return _LegacyStream(
-        len(times), sum(gaps) / len(gaps), len(times) / ((times[-1] - times[0]) / 1000), sum(gap > threshold for gap in gaps)
-    )
+    stream = stream_of(answer)
+    made = spread(stream.gaps_ms if stream.server_gaps_ms is None else stream.server_gaps_ms)
+    hit = [index for index, gap in enumerate(gaps) if gap > threshold]
+    real = [index for index in hit if made[index] > threshold and gaps[index] - stream.paused_ms(index) > threshold]
+    rate = len(times) / ((times[-1] - times[0]) / 1000)
+    return _LegacyStream(len(times), sum(gaps) / len(gaps), rate, len(hit), len(real))
 
 
 def compat_section(host: Host, seen: Seen, inspected: InspectorSection | None, legacy: Legacy | None) -> CompatSection:
@@ -245,6 +253,7 @@ def _cold_rows(section: CompatSection, sample: Sample, ours: InspectorSection | 
         "inter_token_ms": stream.mean_gap_ms,
         "tokens_per_s": stream.rate,
         "spikes": stream.spikes,
+        "spikes_flagged": stream.flagged,
         "chunks": stream.tokens,
     }
     cell = ours.decode.cells[0] if ours is not None and ours.decode.cells else None
@@ -268,11 +277,13 @@ def _cold_rows(section: CompatSection, sample: Sample, ours: InspectorSection | 
     spikes = ours.spikes if ours is not None else None
     reading = None
     if spikes is not None and spikes.per_1000 is not None:
-        reading = f"{spikes.count} in {spikes.per_1000.n} gaps, {spikes.expected_false or 0:.1f} expected by chance"
+        reading = f"{spikes.count} in {spikes.per_1000.n:,} gaps, {spikes.expected_false or 0:.1f} expected by chance"
+    late = stream.flagged - stream.spikes
+    set_aside = f" (of {stream.flagged} flagged; {late} only handed over or read late)" if late else ""
     rows.append(
         CompatRow(
             name="Latency spikes",
-            theirs=str(stream.spikes),
+            theirs=f"{stream.spikes}{set_aside}",
             ours=reading,
             note="global rule on whole-ms gaps: flags up to 24 of 1 000 ordinary gaps by itself",
         )

@@ -275,8 +275,10 @@ class Spike(Model):
     gap_ms: float
     threshold_ms: float
     server_side: bool | None = None
-    cause: Literal["server", "client or network", "deterministic", "periodic", "host pressure", "unexplained"]
+    cause: Literal["server", "client or network", "this client", "deterministic", "periodic", "host pressure", "unexplained"]
     evidence: str
+    client_pause_ms: float = 0.0  # of the gap, in which the probe itself was not let run
+    counted: bool = True  # false: without the client's own pause it would be no spike
 
 
 class Spikes(Section):
@@ -287,6 +289,7 @@ class Spikes(Section):
     expected_false_source: str | None = None
     worst_ms: float | None = None
     share_of_time: float | None = None
+    set_aside: int = 0  # in `items` but not in `count`: gaps that only the client's own pauses made long
     items: list[Spike] = Field(default_factory=list)
     bursts: dict[str, float] | None = None  # speculative decoding: tokens per burst and period, instead of spikes
 
@@ -482,6 +485,7 @@ class Tier(Section):
     apart: dict[str, int] = Field(default_factory=dict)  # a template or a budget is to blame before the model is
     failure_shares: dict[str, Statistic] = Field(default_factory=dict)
     false_stops: Statistic | None = None  # of the proven loops that were let go on: how many passed after all
+    reruns: int = 0  # runs lost to infrastructure and played again on the same instance
 
 
 class AgentSection(Section):
@@ -498,6 +502,7 @@ class AgentSection(Section):
     replays: list[dict[str, Any]] = Field(default_factory=list)
     ready_for: str | None = None  # the hardest tier that a READY speaks for
     safety: list[dict[str, Any]] = Field(default_factory=list)  # {what, seen, n, upper_limit, allowed, holds}
+    runs: list[dict[str, Any]] = Field(default_factory=list)  # every run: {run, tier, outcome, sub, why, evidence_steps, …}
     conduct: dict[str, Any] = Field(default_factory=dict)  # how runs were made: thinking, temperature, budgets, windows
     origin_labels: dict[str, int] = Field(default_factory=dict)  # our failures under the origin's labels, roughly
     live_detector: dict[str, int] = Field(default_factory=dict)  # the live rule on these runs: loops found, false alarms

@@ -41,6 +41,7 @@ def encode(ask: Ask, answer: Answer) -> dict[str, Any]:
         "document": answer.document,
         "events": [_event(event, answer.started_ns) for event in answer.events],
         "host": [_event(event, answer.started_ns) for event in answer.host],
+        "pauses": [[start - answer.started_ns, end - answer.started_ns] for start, end in answer.pauses],
     }
 
 
@@ -61,6 +62,7 @@ def decode(row: dict[str, Any]) -> Answer:
         error=row["error"],
         silent=row.get("silent", False),
         host=[sample for event in row["host"] if isinstance(sample := _revive(event, start), nouns.HostSample)],
+        pauses=[(start + begin, start + end) for begin, end in row.get("pauses", ())],
         replayed=True,
     )
 

@@ -9,7 +9,7 @@ from probes.inspector.crosscheck import crosscheck
 from probes.inspector.footprint import footprint
 from probes.inspector.phases import Sample, Seen
 from probes.inspector.plan import Plan
-from probes.inspector.spikes import RULE, Stream, bursts, expected_false, explain, flagged, spread, stream_of
+from probes.inspector.spikes import RULE, Stream, bursts, counted, expected_false, explain, spread, stream_of
 from probes.inspector.summaries import client_pace, coefficient, known, middle
 from probes.result import (
     Bin,
@@ -62,11 +62,12 @@ def conclude(plan: Plan, seen: Seen) -> InspectorSection:
         section.ttft_content = middle(content_ms, "ms", plan.seed)
     else:
         section.unmeasured["ttft_content"] = why
-    section.gaps = _gaps(streams, why)
-    section.spikes = _spikes(streams, plan.seed)
+    here = plan.same_machine
+    section.gaps = _gaps(streams, why, here)
+    section.spikes = _spikes(streams, plan)
     if section.spikes is None:
         section.unmeasured["spikes"] = why
-    section.waterfall = _waterfall(seen, streams)
+    section.waterfall = _waterfall(seen, streams, here)
     section.memory = footprint(plan, seen, why)
     section.checks = crosscheck(plan, seen, section)
     section.valid = not any(check.agree is False and check.quantity == "window" for check in section.checks)
@@ -260,7 +261,7 @@ def _decode(plan: Plan, seen: Seen, why: str) -> DecodeSection:
 # --- gaps and spikes ------------------------------------------------------------------------------------------------
 
 
-def _gaps(streams: list[Stream], why: str) -> Gaps:
+def _gaps(streams: list[Stream], why: str, here: bool) -> Gaps:
     section = Gaps()
     pooled = [gap for stream in streams for gap in spread(stream.judged_ms)]
     section.coalesced = sum(stream.coalesced for stream in streams)
@@ -275,7 +276,7 @@ def _gaps(streams: list[Stream], why: str) -> Gaps:
     else:
         section.unmeasured["p99"] = f"{len(pooled)} gaps cannot bound it from above; 500 can"
     section.max_ms = max(pooled)
-    section.histogram = _histogram(streams)
+    section.histogram = _histogram(streams, here)
     for depth in sorted({_rounded(stream.depth_tokens) for stream in streams}):
         gaps = [gap for stream in streams if _rounded(stream.depth_tokens) == depth for gap in spread(stream.judged_ms)]
         if gaps:
@@ -292,30 +293,30 @@ def _rounded(tokens: int) -> int:
     return tokens if tokens < 16 else round(tokens, -max(0, len(str(tokens)) - 2))
 
 
-def _histogram(streams: list[Stream]) -> list[Bin]:
+def _histogram(streams: list[Stream], here: bool) -> list[Bin]:
     """Quarter-octave bins: the shape near the pace and a stall of a second fit one axis."""
-    counted: dict[int, list[int]] = {}
+    bins: dict[int, list[int]] = {}
     for stream in streams:
-        hit = {index for index, _ in flagged(stream.judged_ms)}
+        hit = counted(stream, same_machine=here)
         for index, gap in enumerate(stream.judged_ms):
             place = math.floor(4 * math.log2(max(gap, 0.001)))
-            cell = counted.setdefault(place, [0, 0])
+            cell = bins.setdefault(place, [0, 0])
             cell[0] += 1
             cell[1] += index in hit
-    if not counted:
+    if not bins:
         return []
     return [
         Bin(
             lo_ms=2 ** (place / 4),
             hi_ms=2 ** ((place + 1) / 4),
-            n=counted.get(place, [0, 0])[0],
-            spikes=counted.get(place, [0, 0])[1],
+            n=bins.get(place, [0, 0])[0],
+            spikes=bins.get(place, [0, 0])[1],
         )
-        for place in range(max(min(counted), -16), max(counted) + 1)
+        for place in range(max(min(bins), -16), max(bins) + 1)
     ]
 
 
-def _spikes(streams: list[Stream], seed: int) -> Spikes | None:
+def _spikes(streams: list[Stream], plan: Plan) -> Spikes | None:
     if not streams:
         return None
     section = Spikes(rule=RULE)
@@ -323,32 +324,33 @@ def _spikes(streams: list[Stream], seed: int) -> Spikes | None:
     if bursty and len(bursty) * 2 >= len(streams):
         section.bursts = {name: median([found[name] for found in bursty]) for name in bursty[0]}
         section.rule += "; this stream comes in bursts, so the gaps between bursts are judged"
-    section.items = explain(streams)
-    section.count = len(section.items)
+    section.items = explain(streams, same_machine=plan.same_machine)
+    real = [item for item in section.items if item.counted]
+    section.count, section.set_aside = len(real), len(section.items) - len(real)
     gaps = sum(len(stream.gaps_ms) for stream in streams)
     if gaps:
         interval = poisson_rate(section.count, gaps / 1000)
         section.per_1000 = Statistic.of(1000 * section.count / gaps, interval, n=gaps, unit="per 1 000 gaps")
     if section.bursts is None:
-        section.expected_false = expected_false(streams, seed)
+        section.expected_false = expected_false(streams, plan.seed)
         section.expected_false_source = "the same gaps without the flagged ones, shuffled 20 times"
     else:
         section.unmeasured["expected_false"] = "gaps of a stream that comes in bursts cannot be shuffled"
     total = math.fsum(gap for stream in streams for gap in stream.judged_ms)
-    if section.items and total:
-        section.worst_ms = max(item.gap_ms for item in section.items)
+    if real and total:
+        section.worst_ms = max(item.gap_ms for item in real)
         pace = median([gap for stream in streams for gap in spread(stream.judged_ms)])
-        section.share_of_time = math.fsum(item.gap_ms - pace for item in section.items) / total
+        section.share_of_time = math.fsum(item.gap_ms - pace for item in real) / total
     return section
 
 
-def _waterfall(seen: Seen, streams: list[Stream]) -> Waterfall | None:
+def _waterfall(seen: Seen, streams: list[Stream], here: bool) -> Waterfall | None:
     """The stream with the most to show: the one with most spikes, the longest of these."""
     candidates = [stream_of(sample.answer) for sample in seen.cold if sample.answer.chunks] or []
-    best = max([*candidates, *streams], key=lambda s: (len(flagged(s.judged_ms)), len(s.chunks)), default=None)
+    best = max([*candidates, *streams], key=lambda s: (len(counted(s, same_machine=here)), len(s.chunks)), default=None)
     if best is None:
         return None
-    hit = {index for index, _ in flagged(best.judged_ms)}
+    hit = counted(best, same_machine=here)
     usage = best.answer.usage
     return Waterfall(
         request=best.request,

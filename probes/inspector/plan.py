@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from probes.result import Host
 
@@ -39,6 +40,12 @@ class Plan:
     compat: Literal["quantamind"] | None = None
     evict_page_cache: bool = False  # one more cold start, with the weights put out of the page cache (C0)
     host: Host = field(default_factory=Host)
+
+    @property
+    def same_machine(self) -> bool:
+        """Does the server run where the probe does? Then a pause of the one may be a pause of both."""
+        name = urlsplit(self.endpoint if "//" in self.endpoint else f"//{self.endpoint}").hostname or ""
+        return name in ("localhost", "::1") or name.startswith("127.")
 
     @property
     def options(self) -> dict[str, object]:

@@ -5,7 +5,8 @@ m = rolling median, d = max(rolling MAD, half the global MAD); a spike is g > m 
 On spike-free streams it flags 0 to 0.2 of 1 000 gaps (lognormal, Student-t, drift, coalescing, whole-ms stamps) and 0.8 with a
 heavy gamma tail; the origin's global rule flags 0 to 24 (benchmarks/bench_spikes.py). `expected_false` measures it on the
 stream at hand.
-A cause is named only when its test says so.
+A cause is named only when its test says so. A gap that is no spike without the time in which the probe itself was not let run
+(`Answer.pauses`) is shown but not counted: it is this client's doing, or the whole machine's, and never the model's.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from probes.ask import Answer, Chunk
 from probes.result import Spike
 from probes.stats.robust import MAD_TO_SIGMA, mad, median, rolling
 
-__all__ = ["RULE", "Stream", "bursts", "expected_false", "explain", "flagged", "legacy_threshold", "stream_of"]
+__all__ = ["RULE", "Stream", "bursts", "counted", "expected_false", "explain", "flagged", "legacy_threshold", "stream_of"]
 
-Cause = Literal["server", "client or network", "deterministic", "periodic", "host pressure", "unexplained"]
-RULE = "gap > m + max(8 x 1.4826 x MAD, 10 ms, 1.0 x m); m, MAD over 65 gaps around; first 3 gaps dropped; coalesced runs spread"
+Cause = Literal["server", "client or network", "this client", "deterministic", "periodic", "host pressure", "unexplained"]
+RULE = (
+    "gap > m + max(8 x 1.4826 x MAD, 10 ms, 1.0 x m); m, MAD over 65 gaps around; first 3 gaps dropped; coalesced runs spread; "
+    "the probe's own pauses taken off"
+)
 WINDOW = 65
 DROPPED = 3
 FLOOR_MS = 10.0
@@ -43,13 +47,19 @@ class Stream:
     coalesced: int  # chunks that came in the same read as the one before
     depth_tokens: int = 0
 
+    def paused_ms(self, index: int) -> float:
+        """How long the probe itself was not let run in gap `index`."""
+        return self.answer.paused_ms(self.chunks[index].t_ns, self.chunks[index + 1].t_ns)
+
+    @property
+    def by_server(self) -> bool:
+        """Were reads so often joined on the way (a busy client) that only the server's own stamps still show the pace?"""
+        return self.server_gaps_ms is not None and bursts(self.gaps_ms) is not None and bursts(self.server_gaps_ms) is None
+
     @property
     def judged_ms(self) -> list[float]:
-        """The gaps that spikes are looked for in: our clock's, unless reads were so often joined on the way (a busy client)
-        that only the server's own stamps still show the pace."""
-        if self.server_gaps_ms is not None and bursts(self.gaps_ms) is not None and bursts(self.server_gaps_ms) is None:
-            return self.server_gaps_ms
-        return self.gaps_ms
+        """The gaps that spikes are looked for in: our clock's, unless it tells nothing any more."""
+        return self.server_gaps_ms if self.server_gaps_ms is not None and self.by_server else self.gaps_ms
 
 
 def stream_of(answer: Answer, depth_tokens: int = 0) -> Stream:
@@ -168,42 +178,77 @@ def legacy_threshold(gaps_ms: Sequence[int]) -> float:
     return mean + 2 * sigma if sigma > 0 else float("inf")
 
 
-def explain(streams: Sequence[Stream]) -> list[Spike]:
-    """Every spike of these streams with the evidence for its cause. The tests, in order: is it in the server's stamps too;
-    does the machine show pressure at that moment; is the place the same in other streams; is the spacing regular."""
+def counted(stream: Stream, *, same_machine: bool = True) -> set[int]:
+    """The gaps of a stream that are spikes: flagged, and not by the probe's own pauses."""
+    pace = median(stream.judged_ms) if stream.judged_ms else 0.0
+    return {index for index, limit in flagged(stream.judged_ms) if not _our_own(stream, index, limit, pace, same_machine)}
+
+
+def explain(streams: Sequence[Stream], *, same_machine: bool = True) -> list[Spike]:
+    """Every flagged gap of these streams with the evidence for its cause. The tests, in order: did the probe itself stand still;
+    is it in the server's stamps too; does the machine show pressure at that moment; is the place the same in other streams;
+    is the spacing regular. `same_machine`: the server runs here, so that a pause of the probe may be the server's as well."""
     found = {stream.request: flagged(stream.judged_ms) for stream in streams}
     made = []
     for stream in streams:
-        places = [index for index, _ in found[stream.request]]
+        pace = median(stream.judged_ms) if stream.judged_ms else 0.0
+        own = {index for index, threshold in found[stream.request] if _our_own(stream, index, threshold, pace, same_machine)}
+        places = [index for index, _ in found[stream.request] if index not in own]
         period = _period(places)
         for index, threshold in found[stream.request]:
-            chunk = stream.chunks[index + 1]
             gap = stream.judged_ms[index]
-            server_side = None if stream.server_gaps_ms is None else stream.server_gaps_ms[index] > gap / 2
-            elsewhere = [
-                other.request
-                for other in streams
-                if other is not stream and any(abs(place - index) <= 1 for place, _ in found[other.request])
-            ]
-            cause, evidence = _cause(stream, index, server_side, elsewhere, period)
+            server_side = _server_side(stream, index, pace)
+            if index in own:
+                cause, evidence = _paused(stream, index, gap, server_side)
+            else:
+                elsewhere = [
+                    other.request
+                    for other in streams
+                    if other is not stream and any(abs(place - index) <= 1 for place, _ in found[other.request])
+                ]
+                cause, evidence = _cause(stream, index, server_side, elsewhere, period)
             made.append(
                 Spike(
                     request=stream.request,
                     chunk=index + 1,
-                    t_ms=(chunk.t_ns - stream.answer.started_ns) / 1e6,
+                    t_ms=(stream.chunks[index + 1].t_ns - stream.answer.started_ns) / 1e6,
                     gap_ms=gap,
                     threshold_ms=threshold,
                     server_side=server_side,
                     cause=cause,
                     evidence=evidence,
+                    client_pause_ms=round(stream.paused_ms(index), 3),
+                    counted=index not in own,
                 )
             )
     return made
 
 
+def _server_side(stream: Stream, index: int, pace: float) -> bool | None:
+    """Is more than half of what this gap has beyond the pace in the server's own stamps?"""
+    if stream.server_gaps_ms is None:
+        return None
+    return stream.server_gaps_ms[index] - pace > (stream.judged_ms[index] - pace) / 2
+
+
+def _our_own(stream: Stream, index: int, threshold: float, pace: float, same_machine: bool) -> bool:
+    """Would the gap be no spike but for the probe's own pause? A stall that another machine's stamps show is not explained
+    by a pause here, whatever coincided."""
+    if stream.by_server or (not same_machine and _server_side(stream, index, pace)):
+        return False
+    return stream.judged_ms[index] - stream.paused_ms(index) <= threshold
+
+
+def _paused(stream: Stream, index: int, gap: float, server_side: bool | None) -> tuple[Cause, str]:
+    stood = f"this probe was not let run for {stream.paused_ms(index):.0f} of these {gap:.0f} ms"
+    if server_side:
+        return "host pressure", f"{stood}, and the server's stamps show the gap too: the whole machine paused; not counted"
+    return "this client", f"{stood}; not counted"
+
+
 def _cause(stream: Stream, index: int, server_side: bool | None, elsewhere: list[str], period: int | None) -> tuple[Cause, str]:
     if server_side is False:
-        return "client or network", "the server's own stamps show no gap here"
+        return "client or network", "the server's own stamps show no gap here, and this probe ran on time"
     pressed = _pressure(stream.answer, stream.chunks[index].t_ns, stream.chunks[index + 1].t_ns)
     if pressed:
         return "host pressure", pressed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from probes.sim.personas import Persona
 from probes.sim.server import SimulatedOllama
 from qm_proxy import __version__
 from qm_proxy.errors import SettingsError
+from qm_proxy.events import Event
 
 BODY: dict[str, object] = {"model": "m", "prompt": "hello there", "raw": True, "options": {"num_predict": 20}}
 
@@ -50,6 +53,25 @@ def test_a_stream_is_decoded_and_stamped_in_order() -> None:
     assert answer.usage is not None
     assert answer.usage.load_ns == truth.load_ns
     assert truth.user_agent == f"qm-probe/{__version__} run-1"
+
+
+def test_a_process_that_was_not_let_run_says_when() -> None:
+    async def work(sim: SimulatedOllama, client: Client) -> Answer:
+        seen: list[Event] = []
+
+        def hold_up(event: Event) -> None:
+            seen.append(event)
+            if len(seen) == 10:
+                end = time.monotonic_ns() + 60_000_000
+                while time.monotonic_ns() < end:  # the loop cannot run meanwhile
+                    pass
+
+        return await client.ask(Ask("k", "/api/generate", BODY), hold_up)
+
+    answer = with_sim(work)
+    held_up, after = max(itertools.pairwise(chunk.t_ns for chunk in answer.chunks), key=lambda pair: pair[1] - pair[0])
+    assert after - held_up >= 60_000_000
+    assert 40 <= answer.paused_ms(held_up, after) <= (after - held_up) / 1e6
 
 
 def test_calls_that_are_no_generation_answer_with_a_document() -> None:

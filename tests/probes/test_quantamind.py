@@ -42,12 +42,13 @@ def test_a_model_that_fails_from_the_start_is_broken_and_one_that_falls_collapse
     assert fallen.collapsed_at == pytest.approx(3903, abs=5)
 
 
-def stream(gaps_ms: list[float]) -> Answer:
-    at = 10**12
+def stream(gaps_ms: list[float], server_ms: list[float] | None = None) -> Answer:
+    at = stamp = 10**12
     events: list[TextDelta] = []
-    for gap in [100.0, *gaps_ms]:
+    for gap, made in zip([100.0, *gaps_ms], [100.0, *(server_ms or gaps_ms)], strict=True):
         at += int(gap * 1e6)
-        events.append(TextDelta(Nanoseconds(at), "a"))
+        stamp += int(made * 1e6)
+        events.append(TextDelta(Nanoseconds(at), "a", stamp if server_ms is not None else None))
     return Answer("k", started_ns=10**12, ended_ns=at, status=200, events=list(events))
 
 
@@ -61,6 +62,31 @@ def test_the_posts_stream_reads_as_in_the_post() -> None:
     assert found.mean_gap_ms == pytest.approx(16.5, abs=0.05)
     assert found.rate == pytest.approx(60.8, abs=0.05)
     assert found.spikes == 3
+
+
+def test_late_reads_are_flagged_by_its_rule_and_told_from_stalls_of_the_model() -> None:
+    made = [16.1645] * 313
+    for place in (60, 162, 254):
+        made[place] += 35
+    read = list(made)
+    read[100], read[101], read[102], read[103] = 16.1645 * 4, 0.0, 0.0, 0.0  # we were late; the server's stamps show nothing
+    handed = list(made)
+    handed[200], handed[201], handed[202] = 16.1645 * 3, 0.0, 0.0  # the server handed over late, and made up for it at once
+    for gaps, stamps in ((read, made), (handed, handed)):
+        found = legacy_stream(stream(gaps, stamps))
+        assert found is not None
+        assert (found.flagged, found.spikes) == (4, 3)
+
+
+def test_a_pause_of_the_probe_is_no_spike_even_without_stamps() -> None:
+    gaps = [16.1645] * 313
+    gaps[100] = 90
+    late = stream(gaps)
+    read = late.chunks[101].t_ns
+    late.pauses = [(read - 74_000_000, read)]
+    found = legacy_stream(late)
+    assert found is not None
+    assert (found.flagged, found.spikes) == (1, 0)
 
 
 def test_one_chunk_or_none_is_no_stream() -> None:

@@ -31,6 +31,7 @@ def answer(text: str = "hé\u2028llo", start: int = 10**15) -> Answer:
             Finished(Nanoseconds(start + 9), None),
         ],
         host=[HostSample(Nanoseconds(start + 1), cpu=0.5)],
+        pauses=[(start + 2, start + 6)],
     )
 
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from probes.ask import Answer
-from probes.inspector.spikes import bursts, expected_false, explain, flagged, legacy_threshold, spread, stream_of
+from probes.inspector.spikes import bursts, counted, expected_false, explain, flagged, legacy_threshold, spread, stream_of
 from qm_proxy.events import HostSample, Nanoseconds, TextDelta
 
 MS = 1_000_000
@@ -113,6 +113,32 @@ def test_causes() -> None:
     spike = explain([stream_of(swapping)])[0]
     assert (spike.cause, spike.server_side, spike.chunk) == ("host pressure", True, 61)
     assert "swapped in 5.0 MB/s" in spike.evidence
+
+
+def paused(made: Answer, chunk: int, ms: float) -> Answer:
+    """As if the probe had stood still for the last `ms` before that chunk was read."""
+    read = made.chunks[chunk].t_ns
+    made.pauses = [(read - int(ms * MS), read)]
+    return made
+
+
+def test_a_gap_that_only_our_own_pause_made_long_is_shown_and_not_counted() -> None:
+    quiet = [16.0] * 120
+    late = [*quiet[:60], 90.0, *quiet[61:]]
+    spike = explain([stream_of(paused(answer(late, quiet), 61, 74))])[0]
+    assert (spike.cause, spike.counted, spike.client_pause_ms) == ("this client", False, 74)
+    assert counted(stream_of(paused(answer(late, quiet), 61, 74))) == set()
+    machine = explain([stream_of(paused(answer(late), 61, 74))])[0]
+    assert (machine.cause, machine.counted, machine.server_side) == ("host pressure", False, True)
+    assert "whole machine" in machine.evidence
+
+
+def test_a_stall_stays_one_when_we_paused_for_a_part_of_it_or_the_server_is_elsewhere() -> None:
+    late = [*[16.0] * 60, 120.0, *[16.0] * 60]
+    partly = explain([stream_of(paused(answer(late), 61, 40))])[0]
+    assert (partly.cause, partly.counted) == ("server", True)
+    elsewhere = explain([stream_of(paused(answer(late), 61, 110))], same_machine=False)[0]
+    assert (elsewhere.cause, elsewhere.counted) == ("server", True)
 
 
 def test_without_server_stamps_no_cause_is_invented() -> None:
