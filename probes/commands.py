@@ -32,7 +32,7 @@ from probes.quantamind import MAX_TOKENS, Legacy, compat_audit, compat_section
 from probes.result import AgentSection, AuditSection, Host, InspectorSection, Result, Run, Target
 from probes.rows import Rows
 from probes.runner import Outcome, Progress, Runner
-from probes.survey import Survey, survey
+from probes.survey import Survey, restore, survey
 from qm_proxy import __version__
 from qm_proxy.errors import InvalidMeasurement, QmError, SettingsError, UpstreamUnreachable
 from qm_proxy.events import HostSample
@@ -165,6 +165,7 @@ class Session:
             affordable_tokens=affordable,
             think=(self.options.think if self.options.think is not None else True) if can_think else None,
             paired=self.options.paired,
+            top_first=self.options.compat is not None and self.options.max_tokens is None,
             host=self.host,
         )
         slope = inspected.prefill.slope if inspected is not None else None
@@ -325,6 +326,7 @@ class _Parts:
 def _inspect_only(session: Session, parts: _Parts) -> Probe[None]:
     found = yield from session.look()
     parts.inspector = yield from session.inspecting(found, parts.seen)
+    yield from _leave(session, parts, found)
 
 
 def _audit_only(session: Session, parts: _Parts) -> Probe[None]:
@@ -332,11 +334,13 @@ def _audit_only(session: Session, parts: _Parts) -> Probe[None]:
     parts.audit = yield from session.auditing(found, None)
     if session.options.compat is not None and not session.options.dry_run:
         parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
+    yield from _leave(session, parts, found)
 
 
 def _agent_only(session: Session, parts: _Parts) -> Probe[None]:
-    yield from session.look()
+    found = yield from session.look()
     parts.agent = yield from session.playing(parts.played)
+    yield from _leave(session, parts, found)
 
 
 def _report(session: Session, parts: _Parts) -> Probe[None]:
@@ -346,6 +350,14 @@ def _report(session: Session, parts: _Parts) -> Probe[None]:
         parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
     parts.audit = yield from session.auditing(found, parts.inspector)
     parts.agent = yield from session.playing(parts.played)
+    yield from _leave(session, parts, found)
+
+
+def _leave(session: Session, parts: _Parts, found: Survey) -> Probe[None]:
+    """Put the server back as it was found. A run that was stopped asks nothing more: it was told to end at once."""
+    stopped = session.runner.stopped or parts.stopped or (session.trials.stopped if session.trials else None)
+    if not session.options.dry_run and stopped is None:
+        yield from restore(found)
 
 
 async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
@@ -400,6 +412,8 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
         result.run.stopping = "fixed sequence"
     if session.trials is not None and not target.options:
         target.options, target.keep_alive, target.truncate, target.shift = dict(session.trials.plan.options), "10m", False, False
+    if parts.agent is not None:
+        _say_conduct(target, result.run, parts.agent)
     if parts.audit is not None:
         target.thinking = parts.audit.thinking
         result.run.stopping = "sequential: Wald's test per rung, confirmed, then bisection"
@@ -423,6 +437,19 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
             result.compat.agent, values = compat_rows(parts.played.compat, session.host, ours)
             result.compat.values |= values
     result.joint = joint_verdict(result)
+
+
+def _say_conduct(target: Target, run: Run, agent: AgentSection) -> None:
+    """How an agent's runs were asked for, where no other part has said how it asked."""
+    how = agent.conduct
+    if not run.stopping:
+        run.stopping = "; ".join(
+            dict.fromkeys(f"{tier.tier}: {tier.stopping}" for tier in agent.tiers if tier.n and tier.stopping)
+        )
+    if target.options or not how:
+        return
+    target.options, target.keep_alive, target.truncate, target.shift = dict(how["options"]), "10m", False, False
+    target.thinking = how["thinking"]
 
 
 def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from probes.ask import Answer, Ask, Probe, Stopped, Wait
 from probes.result import Target
 from qm_proxy.errors import InvalidMeasurement, SettingsError, UpstreamRefused
 
-__all__ = ["Resident", "Survey", "hung", "residents", "survey", "unload"]
+__all__ = ["Resident", "Survey", "hung", "residents", "restore", "survey", "unload"]
 
 _UNLOAD_S = 30.0
 _POLL_S = 0.1
@@ -137,6 +137,18 @@ def unload(key: str, found: Survey) -> Probe[None]:
         f"{found.target.name} stays loaded {_UNLOAD_S:.0f} s after it was told to unload: another client uses it.",
         remedy="Stop the other client, or run again when it is idle.",
     )
+
+
+def restore(found: Survey) -> Probe[None]:
+    """P9: leave what was loaded loaded, and nothing else: without options, as the user's own clients load it."""
+    if found.target.was_loaded:
+        yield Ask("P9/restore", "/api/generate", {"model": found.target.name}, silence_s=300)
+    else:
+        yield Ask("P9/restore", "/api/generate", {"model": found.target.name, "keep_alive": 0}, silence_s=60)
+    now = yield from residents("P9/ps")
+    gone = [resident.name for resident in found.others if all(other.name != resident.name for other in now)]
+    for name in gone:
+        yield Ask(f"P9/reload/{name}", "/api/generate", {"model": name}, silence_s=300)
 
 
 def hung(model: str, answer: Answer) -> InvalidMeasurement:

@@ -155,7 +155,9 @@ def _cold_total(sample: Sample, prefill: PrefillSection, warm: list[Sample]) -> 
 
 def _prefill(seen: Seen, why: str) -> PrefillSection:
     section = PrefillSection(discarded=seen.discarded)
-    samples = [sample for sample in seen.prefill if sample.prefill_s and sample.prompt_tokens]
+    # a decode at depth began with the prefill of a fresh prompt of that length, on the warm runner: a sample like any other
+    deep = [sample for sample in seen.deep if not (sample.answer.usage and (sample.answer.usage.cached_tokens or 0) > 8)]
+    samples = [sample for sample in (*seen.prefill, *deep) if sample.prefill_s and sample.prompt_tokens]
     for length in sorted({sample.target_tokens for sample in samples}):
         alike = [sample for sample in samples if sample.target_tokens == length]
         times = [1000 * (sample.prefill_s or 0.0) for sample in alike]

@@ -1,7 +1,7 @@
-"""The requests of an inspection, P0 to P9, in their order; what they answered is kept in `Seen` for `conclude`.
+"""The requests of an inspection, P0 to P8, in their order; what they answered is kept in `Seen` for `conclude`.
 
     P0 survey · P1 unload, verified · P2 page cache · P3 cold · P4 warm up till stable · P5 prefill ladder, shuffled
-    P6 decode, shallow and at depths · P7 shallow repeat (drift) · P8 memory at other windows · P9 restore
+    P6 decode, shallow and at depths · P7 shallow repeat (drift) · P8 memory at other windows (P9: `survey.restore`)
 
 Every prompt begins with a fresh nonce, so no prefix is cached; every request carries `truncate:false, shift:false` and all
 options, because a different value would reload the runner.
@@ -78,13 +78,13 @@ class Seen:
     failed: list[Answer] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     stopped: Stopped | None = None
-    restored: bool = False
 
 
 def phases(plan: Plan, seen: Seen) -> Probe[None]:
     """Ask everything, filling `seen`. Stops early by `Stopped`, after which the model is left as it is."""
     asker = _Asker(plan, seen)
-    steps = plan.cold_repeats + len(plan.prefill_lengths) * plan.prefill_repeats + plan.decode_repeats + len(plan.depths) + 6
+    ladder = [(length, repeat) for length in plan.prefill_lengths for repeat in range(plan.prefills_of(length))]
+    steps = plan.cold_repeats + len(ladder) + plan.decode_repeats + len(plan.depths) + 6
     done = 0
 
     yield Note("looking at server and model", done, steps)
@@ -93,7 +93,7 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
         seen.warnings += seen.survey.warnings
     found = seen.survey
 
-    if plan.compat is not None:
+    if plan.compat is not None and plan.cold_repeats == 1:
         yield from asker.learn_rate()
     starts = plan.cold_repeats + plan.evict_page_cache
     for repeat in range(starts):
@@ -108,6 +108,8 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
             looked = yield Ask(f"P2/{repeat}/cache", found.blob, {"evict": evicting}, method="LOCAL")
             resident = looked.document.get("resident") if isinstance(looked.document, dict) else None
         yield from asker.cold(repeat, resident, last=repeat == starts - 1, evicting=evicting)
+        if plan.compat is not None and repeat == 0 and starts > 1:
+            yield from asker.learn_rate()
         done += 1
 
     for number in range(plan.warm_up_most):
@@ -117,7 +119,6 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
             break
     done += 1
 
-    ladder = [(length, repeat) for length in plan.prefill_lengths for repeat in range(plan.prefill_repeats)]
     asker.draw.shuffle(ladder)
     for length, repeat in ladder:
         yield Note(f"prefill of {length} tokens", done, steps)
@@ -138,7 +139,6 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
 
     yield Note("memory at other windows", done, steps)
     yield from asker.memory(found)
-    yield from asker.restore(found)
     yield Note("done", steps, steps)
 
 
@@ -197,11 +197,12 @@ class _Asker:
             self._characters_per_token = large[0] / large[1]
 
     def learn_rate(self) -> Probe[None]:
-        """One prompt before the first cold start, so that its length is right the first time."""
+        """One longer prompt before the last cold start, so that the length of its prompt is right."""
         yield from self.generate("P0/rate", self.prompt(max(512, self.plan.cold_prompt)), 1)
 
     def cold(self, repeat: int, resident: float | None, *, last: bool, evicting: bool) -> Probe[None]:
-        answer = yield from self.generate(f"P3/{repeat}", self.prompt(self.plan.cold_prompt, _DECODE_TASK), self.plan.cold_tokens)
+        tokens = self.plan.last_cold_tokens if last else self.plan.cold_tokens
+        answer = yield from self.generate(f"P3/{repeat}", self.prompt(self.plan.cold_prompt, _DECODE_TASK), tokens)
         if not answer.ok:
             return
         emptied = resident is not None and resident <= _EMPTIED
@@ -289,15 +290,3 @@ class _Asker:
             mine = found.ours((yield from residents(f"P8/{window}/ps")))
             if answer.ok and mine is not None:
                 self.seen.memory.append((mine.context_tokens or window, (answer.input_tokens or 0) + 1, mine))
-
-    def restore(self, found: Survey) -> Probe[None]:
-        """Leave what was loaded loaded, and nothing else: without options, as the user's own clients load it."""
-        if found.target.was_loaded:
-            yield Ask("P9/restore", "/api/generate", {"model": self.plan.model}, silence_s=300)
-        else:
-            yield Ask("P9/restore", "/api/generate", {"model": self.plan.model, "keep_alive": 0}, silence_s=60)
-        now = yield from residents("P9/ps")
-        gone = [resident.name for resident in found.others if all(other.name != resident.name for other in now)]
-        for name in gone:
-            yield Ask(f"P9/reload/{name}", "/api/generate", {"model": name}, silence_s=300)
-        self.seen.restored = True

@@ -28,10 +28,11 @@ class Plan:
     cold_repeats: int
     cold_prompt: int
     cold_tokens: int
+    last_cold_tokens: int  # the last cold start may answer at length: the origin reads its whole stream from one
     warm_up_tokens: int
     warm_up_most: int
     prefill_lengths: tuple[int, ...]
-    prefill_repeats: int
+    prefill_repeats: int  # of each length; a decode at that depth is one of them
     decode_repeats: int
     decode_tokens: int
     depths: tuple[int, ...]
@@ -40,6 +41,10 @@ class Plan:
     compat: Literal["quantamind"] | None = None
     evict_page_cache: bool = False  # one more cold start, with the weights put out of the page cache (C0)
     host: Host = field(default_factory=Host)
+
+    def prefills_of(self, length: int) -> int:
+        """Requests that only measure the prefill of `length`; the decodes at that depth measure it too."""
+        return max(1, self.prefill_repeats - (self.depth_repeats if length in self.depths else 0))
 
     @property
     def same_machine(self) -> bool:
@@ -104,13 +109,14 @@ def plan_for(
         num_batch=512,
         cold_repeats=1 if quick else 3,
         cold_prompt=123 if like_the_origin else 128,
-        cold_tokens=314 if like_the_origin else 32,
-        warm_up_tokens=64 if quick else 256,
+        cold_tokens=32,
+        last_cold_tokens=314 if like_the_origin else 32,
+        warm_up_tokens=64 if quick or like_the_origin else 256,
         warm_up_most=3 if quick else 6,
         prefill_lengths=lengths,
         prefill_repeats=2 if quick else 3,
         decode_repeats=3 if quick else 5,
-        decode_tokens=192 if quick else 256,
+        decode_tokens=192 if quick or like_the_origin else 256,
         depths=depths,
         depth_repeats=1 if quick else 2,
         memory_windows=(max(512, window // 4),) if quick else (max(512, window // 4), max(1024, window // 2)),
@@ -126,31 +132,28 @@ def cost(
     """Requests, tokens and time. Speeds that are not known are assumed: 1 000 and 60 tokens/s, 3 s a load."""
     speed_in, speed_out, load = prefill_per_s or 1000.0, decode_per_s or 60.0, load_s or 3.0
     largest = max(plan.prefill_lengths)
+    ladder = sum(plan.prefills_of(length) for length in plan.prefill_lengths)
+    deep = plan.depth_repeats * len(plan.depths)
+    # MLX fills the cache to two depths where the others load at other windows: about as long, so one price for both
     prompt = (
         plan.cold_repeats * plan.cold_prompt
         + 2 * largest
-        + plan.prefill_repeats * sum(plan.prefill_lengths)
+        + sum(plan.prefills_of(length) * length for length in plan.prefill_lengths)
+        + min(2048, largest)
         + plan.depth_repeats * sum(plan.depths)
         + (plan.decode_repeats + 1) * 32
     )
     output = (
-        plan.cold_repeats * plan.cold_tokens
+        (plan.cold_repeats - 1) * plan.cold_tokens
+        + plan.last_cold_tokens
         + 2 * plan.warm_up_tokens
-        + plan.prefill_repeats * len(plan.prefill_lengths)
-        + (plan.decode_repeats + 1) * plan.decode_tokens
-        + plan.depth_repeats * len(plan.depths) * 128
-        + len(plan.memory_windows)
-    )
-    requests = (
-        plan.cold_repeats
+        + ladder
         + 2
-        + plan.prefill_repeats * len(plan.prefill_lengths)
-        + plan.decode_repeats
-        + 1
-        + plan.depth_repeats * len(plan.depths)
+        + (plan.decode_repeats + 1) * plan.decode_tokens
+        + deep * 128
         + len(plan.memory_windows)
-        + 1
     )
+    requests = plan.cold_repeats + 2 + ladder + 2 + plan.decode_repeats + 1 + deep + len(plan.memory_windows) + 1
     loads = plan.cold_repeats + len(plan.memory_windows)
     known = prefill_per_s is not None and decode_per_s is not None
     return Cost(

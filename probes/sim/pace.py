@@ -122,7 +122,8 @@ class Decode(BaseModel):
     token_ms: PositiveFloat = Field(default=16.0, description="mean gap without stalls, at depth 0")
     per_1k_depth_ms: NonNegativeFloat = Field(default=0.0, description="added per 1000 tokens of context before the token")
     jitter: Literal["constant", "lognormal", "gamma", "even"] = Field(
-        default="constant", description="even: equidistributed, so that any run of gaps has the stated mean; no tail"
+        default="constant",
+        description="even: equidistributed and in mirrored pairs, so that any run of gaps has the stated mean to within one gap; no tail",
     )
     spread: NonNegativeFloat = Field(default=0.0, description="relative standard deviation of a gap")
     stalls: Stalls = Field(default=Stalls(), description="the model stalls: seen by both clocks")
@@ -154,6 +155,7 @@ class Decode(BaseModel):
         mean = self.token_ms * self.tokens_per_step()
         depth_ms = self.per_1k_depth_ms / 1000
         even = rng.random() if self.jitter == "even" else 0.0
+        mirror = 0
         while True:
             burst = 1
             while burst <= speculative.drafted and rng.random() < speculative.accepted:
@@ -166,8 +168,9 @@ class Decode(BaseModel):
                 shape = 1 / self.spread**2
                 step *= rng.gammavariate(shape, 1 / shape)
             elif self.jitter == "even":
-                even = (even + GOLDEN) % 1.0
-                step *= 1 + self.spread * math.sqrt(3) * (2 * even - 1)
+                even = (even + GOLDEN) % 1.0 if mirror == 0 else even
+                step *= 1 + self.spread * math.sqrt(3) * ((2 * even - 1) if mirror == 0 else (1 - 2 * even))
+                mirror = 1 - mirror
             for k in range(burst):
                 stall = stalls.before(index, rng) if stalling else 0.0
                 hold = held + 1 < coalesce.most and rng.random() < coalesce.share if coalesce.share else False

@@ -133,7 +133,7 @@ def _undisturbed(said: Said, stop: tuple[str, ...], tokenizer: Tokenizer, *, cal
         yield from _withheld(tokens - 1)
         yield Step(text=piece)
     for n, call in enumerate(said.calls):
-        cost = len(pieces(encode({"name": call.name}) + call.arguments))
+        cost = tokenizer.call_tokens(encode({"name": call.name}) + call.arguments)
         last = n == len(said.calls) - 1
         yield from _withheld(cost - 1)
         if calls_in_done:

@@ -1,8 +1,9 @@
 """A tokenizer whose counts are known beforehand: what a persona states about token counts is exact by construction.
 
-Counting (prompts) and cutting (answers) are two things. An answer is always cut into pieces of at most six letters, one
-token each, so a stream has a known number of tokens. A prompt is counted by the persona's rule: by the same pieces, or by
-a fixed number of characters or bytes per token, which needs no pass over a long text.
+Counting (prompts, tool calls) and cutting (answers) are two things. An answer is always cut into pieces of at most six
+letters, one token each, so a stream has a known number of tokens. A prompt is counted by the persona's rule: by the same
+pieces, or by a fixed number of characters or bytes per token, which needs no pass over a long text. A tool call comes whole
+and is never seen as pieces: it costs what it will count in the next prompt.
 """
 
 from __future__ import annotations
@@ -105,6 +106,10 @@ class Tokenizer(BaseModel):
         total = max(1, self.count(text))
         head, tail = len(text) * first // total, len(text) * last // total
         return text[:head] + (text[len(text) - tail :] if tail else "")
+
+    def call_tokens(self, text: str) -> int:
+        """Tokens sampled for a tool call, `text` being its JSON; at least one."""
+        return len(pieces(text)) if self.rule == "pieces" else max(1, self.count(text))
 
     def answer_tokens(self, piece: str) -> int:
         """Tokens sampled for one streamed piece: 1, or more when it needs several tokens to complete a character."""

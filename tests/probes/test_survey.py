@@ -6,7 +6,7 @@ import pytest
 
 from probes.ask import Answer, Ask, Stopped
 from probes.runner import replay
-from probes.survey import survey, unload
+from probes.survey import restore, survey, unload
 from qm_proxy.errors import InvalidMeasurement, SettingsError
 from tests.probes.fakes import FakeModel
 
@@ -22,6 +22,15 @@ def test_the_target_is_described() -> None:
     assert (target.weights_bytes, target.advertised_context_tokens) == (5_000_000_000, 131072)
     assert target.template_sha256 is not None
     assert (target.was_loaded, found.others) == (False, [])
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_what_was_loaded_before_is_loaded_after(loaded: bool) -> None:
+    model = FakeModel(loaded=loaded)
+    found = look(model)
+    model.loaded = not loaded
+    replay(restore(found), model.answer)
+    assert model.loaded is loaded
 
 
 def test_an_unknown_model_lists_near_names_and_the_way_to_get_it() -> None:

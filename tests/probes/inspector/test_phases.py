@@ -47,12 +47,23 @@ def test_the_model_is_unloaded_and_seen_gone_before_the_cold_start() -> None:
     assert seen.cold_verified == [True, True, True]
 
 
-@pytest.mark.parametrize("loaded", [True, False])
-def test_what_was_loaded_before_is_loaded_after(loaded: bool) -> None:
-    model = FakeModel(loaded=loaded)
-    seen = run(model)
-    assert model.loaded is loaded
-    assert seen.restored
+def test_under_compat_one_cold_start_answers_at_length_and_its_prompt_has_the_posts_length() -> None:
+    model = FakeModel(per_token=5.62)
+    seen = run(model, quick=False, compat="quantamind")
+    assert [sample.answer.output_tokens for sample in seen.cold] == [32, 32, 314]
+    assert seen.cold[-1].prompt_tokens == 123
+
+
+def test_a_decode_at_depth_is_one_of_the_prefills_of_that_length() -> None:
+    model = FakeModel()
+    plan = plan_for(model.name, "http://x", seed=2, advertised_tokens=model.trained)
+    seen = Seen()
+    section = replay(inspect(plan, seen), model.answer)
+    assert plan.depths == (2048, 8192)
+    assert {point.tokens for point in section.prefill.points if point.time.n == plan.prefill_repeats} == {
+        point.tokens for point in section.prefill.points
+    }
+    assert len(seen.prefill) + len(seen.deep) == plan.prefill_repeats * len(plan.prefill_lengths)
 
 
 def test_prompts_have_the_length_that_was_meant() -> None:
@@ -67,15 +78,15 @@ def test_a_cache_hit_is_thrown_away_and_asked_again() -> None:
 
     def sometimes(ask: Ask) -> Answer:
         made = model.answer(ask)
-        if ask.key == "P5/2048/1/0":
+        if ask.key == "P5/512/1/0":
             usage = made.usage
             assert usage is not None
-            usage.cached_tokens = 2000  # type: ignore[misc]
+            usage.cached_tokens = 500  # type: ignore[misc]
         return made
 
     seen = run(model, sometimes)
     assert seen.discarded == 1
-    assert len([s for s in seen.prefill if s.target_tokens == 2048]) == 2
+    assert len([s for s in seen.prefill if s.target_tokens == 512]) == 2
 
 
 def test_apples_runner_is_filled_instead_of_reloaded() -> None:

@@ -27,7 +27,7 @@ def test_quick_takes_a_minute_of_model_time() -> None:
 
 def test_compat_asks_for_what_the_post_had() -> None:
     plan = plan_for("m", "http://x", seed=1, compat="quantamind")
-    assert (plan.cold_prompt, plan.cold_tokens) == (123, 314)
+    assert (plan.cold_prompt, plan.last_cold_tokens) == (123, 314)
 
 
 def test_a_full_run_costs_more() -> None:

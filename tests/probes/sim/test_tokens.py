@@ -67,3 +67,10 @@ def test_characters_beyond_ascii_may_cost_several_tokens() -> None:
     assert Tokenizer(split_utf8=True).answer_tokens("🎉") == 4
     assert Tokenizer(split_utf8=True).answer_tokens("ab") == 1
     assert Tokenizer().answer_tokens("🎉") == 1
+
+
+def test_a_call_costs_what_it_counts_in_the_next_prompt() -> None:
+    call = '{"name":"read_file"}{"path": "components/queue.ts"}'
+    assert Tokenizer().call_tokens(call) == len(pieces(call))
+    assert Tokenizer(rule="bytes", per_token=5).call_tokens(call) == round(len(call) / 5)
+    assert Tokenizer(rule="bytes", per_token=5).call_tokens("{}") == 1
