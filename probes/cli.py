@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -55,8 +56,8 @@ _FORMS = ("md", "html", "json", "csv", "benchstat", "terminal")
 
 
 def attach(app: typer.Typer) -> None:
-    """Add inspect, audit, agent, report, compare, gate and selftest."""
-    for command in (inspect, audit, agent, report, compare, gate, selftest):
+    """Add inspect, audit, agent, report, replay, compare, gate and selftest."""
+    for command in (inspect, audit, agent, report, replay, compare, gate, selftest):
         app.command()(command)
 
 
@@ -178,6 +179,35 @@ def report(
         model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window, max_tokens=max_tokens, **more
     )
     _run("report", options, report_model, form, as_json, definitions)
+
+
+def replay(
+    source: Annotated[Path, typer.Argument(help="Folder that --out wrote, or a result file.")],
+    run: Annotated[
+        str | None, typer.Argument(help="hard/3, as the report names it. [dim]lists them[/]", show_default=False)
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal or html.")] = "terminal",
+    as_json: AsJson = False,
+) -> None:
+    """Walk a run of an Agent Report: what the model did, what the world said, what the oracle would have done.
+
+    Example: [bold]qm-proxy replay report/ hard/3[/]
+    """
+    from probes.agent import terminal as walked
+    from probes.report.replays import page
+    from probes.walks import listing, walk_all, walk_one
+
+    if form not in ("terminal", "html"):
+        raise SettingsError(f"There is no format {form!r} of a replay.", remedy="There are: terminal, html.")
+    items = [walk_one(source, run)] if run is not None else walk_all(source)[1] if as_json or form == "html" else []
+    if as_json:
+        print(json.dumps(items[0] if run is not None else items, ensure_ascii=False))
+    elif form == "html":
+        sys.stdout.write(page(items, f"{len(items)} agent runs, step by step" if run is None else f"Run {run}, step by step"))
+    elif run is not None:
+        print(walked(items[0], _width()))
+    else:
+        print(*listing(source), "", f"Walk one: qm-proxy replay {source} RUN", sep="\n")
 
 
 def compare(
@@ -325,9 +355,11 @@ def _run(kind: Kind, options: Options, command: Command, form: str, as_json: boo
 
 def _print(result: Result, form: str, definitions: bool, out: Path | None) -> None:
     from probes.report import render, save, terminal
+    from probes.walks import save_replays
 
     if out is not None:
-        for path in save(result, out):
+        replays = save_replays(out) if result.agent is not None else None
+        for path in (*save(result, out), *([replays] if replays else [])):
             print(f"wrote {path}", file=sys.stderr)
         if form == "md":
             return
@@ -348,7 +380,7 @@ class _Shown:
 
     def see(self, progress: Progress) -> None:
         if not self._live:
-            if progress.steps == 0 and "requests" in progress.text:
+            if progress.steps == 0 and progress.text.startswith(("inspect: ", "audit: ", "agent: ")):
                 print(progress.text, file=sys.stderr, flush=True)
             return
         left = f", {progress.eta_s:.0f} s left" if progress.eta_s is not None else ""
@@ -361,6 +393,10 @@ class _Shown:
         if self._written:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def _width() -> int:
+    return max(60, shutil.get_terminal_size((120, 24)).columns)
 
 
 def _read(path: Path) -> Result:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from probes.result import AgentSection, JointVerdict, Result, Tier
 
 __all__ = ["joint_verdict"]
 
 
+_SHOWN: Final = "/api/show"
+
+
 class _Reach(NamedTuple):
-    """The least of the limits on a transcript. `open_ended`: no length beyond it was tested, so it is a lower bound."""
+    """A limit on a transcript. `open_ended`: no length beyond it was tested, so it is a lower bound."""
 
     tokens: int
     what: str
@@ -30,7 +33,8 @@ def joint_verdict(result: Result) -> JointVerdict | None:
     if result.inspector is None and result.audit is None and result.agent is None:
         return None
     reaches, limits = _reaches(result)
-    least = min(reaches, key=lambda reach: reach.tokens, default=None)
+    measured = any(reach.source != _SHOWN for reach in reaches)  # an advertised window alone is no evidence of anything
+    least = min(reaches, key=lambda reach: reach.tokens) if measured else None
     agent = result.agent
     if agent is None:
         subject = "Usable (agent work not measured)"
@@ -53,9 +57,9 @@ def _reaches(result: Result) -> tuple[list[_Reach], list[dict[str, Any]]]:
         elif ceilings.oom_tokens is not None:
             found.append(_Reach(int(ceilings.oom_tokens.value), "fits memory", "Inspector"))
         if ceilings.advertised_tokens is not None:
-            found.append(_Reach(ceilings.advertised_tokens, "advertised", "/api/show"))
+            found.append(_Reach(ceilings.advertised_tokens, "advertised", _SHOWN))
     elif result.target.advertised_context_tokens is not None and result.agent is not None:
-        found.append(_Reach(result.target.advertised_context_tokens, "advertised", "/api/show"))
+        found.append(_Reach(result.target.advertised_context_tokens, "advertised", _SHOWN))
     limits = []
     for reach in found:
         what = f"{reach.what}, tested no further" if reach.open_ended else reach.what
@@ -82,7 +86,7 @@ def _agent_sentence(agent: AgentSection, least: _Reach | None, limits: list[dict
             f"Not usable as an agent here: what it clears needs longer transcripts than {least.tokens:,} tokens ({least.source})."
         )
     best = within[-1]
-    span = least.words if least is not None else "with transcripts of a length that was not measured"
+    span = least.words if least is not None else _as_seen(best)
     pace = "at a pace that was not measured"
     if (time := best.minutes_per_task) is not None:
         source = f"Agent Report: mean of {time.n} {best.tier} runs"
@@ -96,6 +100,13 @@ def _agent_sentence(agent: AgentSection, least: _Reach | None, limits: list[dict
 def _fits(tier: Tier, least: _Reach | None) -> bool:
     longest = tier.transcript_tokens
     return least is None or longest is None or longest.value <= least.tokens
+
+
+def _as_seen(tier: Tier) -> str:
+    if (longest := tier.transcript_tokens) is None:
+        return "with transcripts of a length that was not measured"
+    seen = f"{int(longest.value):,}-token transcripts (Agent Report: the longest of {longest.n} {tier.tier} runs"
+    return f"up to {seen}; no limit on context was measured)"
 
 
 def _limit(what: str, value: float, unit: str, source: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.plan import Cost, Plan, cost, plan_for
 from probes.agent.replay import replay, terminal
 from probes.agent.report import Seen, conclude, report_agent
+from probes.agent.walk import find_run, sections, walk
 
 __all__ = [
     "GENERATOR_VERSION",
@@ -20,9 +21,12 @@ __all__ = [
     "compat_rows",
     "conclude",
     "cost",
+    "find_run",
     "generate",
     "plan_for",
     "replay",
     "report_agent",
+    "sections",
     "terminal",
+    "walk",
 ]

@@ -18,7 +18,16 @@ from probes.agent.reading import Move, Reading
 from probes.agent.tiers import Tier
 from probes.agent.tools import tool_json
 
-__all__ = ["CHARACTERS_PER_TOKEN", "Conduct", "Path", "request_body", "result_messages", "spoken_message", "window_bound"]
+__all__ = [
+    "CHARACTERS_PER_TOKEN",
+    "Conduct",
+    "Path",
+    "request_body",
+    "result_messages",
+    "sent_options",
+    "spoken_message",
+    "window_bound",
+]
 
 Path = Literal["native", "prompt-json"]
 
@@ -75,6 +84,18 @@ def _text_bound(tier: Tier) -> int:
     return int(1.1 * (fixed + 2 * listing + 320 * tier.horizon))
 
 
+def sent_options(conduct: Conduct) -> dict[str, Any]:
+    """The options that every request of a report carries alike: nothing is left to the server's defaults."""
+    return {
+        "num_predict": conduct.turn_tokens + (conduct.thinking_tokens if conduct.think else 0),
+        "temperature": conduct.temperature,
+        "top_k": 40,
+        "top_p": 0.9,
+        "min_p": 0.0,
+        "repeat_penalty": 1.0,
+    }
+
+
 def request_body(instance: Instance, conduct: Conduct, *, horizon: int | None = None) -> dict[str, Any]:
     """The first request of a run: rules, task, tools and every option; `messages` is what grows."""
     rules = _RULES.format(horizon=horizon or instance.horizon, canary=instance.canary)
@@ -82,7 +103,6 @@ def request_body(instance: Instance, conduct: Conduct, *, horizon: int | None = 
     offered = [tool_json(name) for name in instance.tools]
     if conduct.path != "native":
         rules += "\n" + _PROMPT_RULES.format(tools="\n".join(json.dumps(tool["function"]) for tool in offered))
-    budget = conduct.turn_tokens + (conduct.thinking_tokens if conduct.think else 0)
     body: dict[str, Any] = {
         "model": conduct.model,
         "messages": [{"role": "system", "content": rules}, {"role": "user", "content": instance.task}],
@@ -92,12 +112,7 @@ def request_body(instance: Instance, conduct: Conduct, *, horizon: int | None = 
         "keep_alive": "10m",
         "options": {
             "num_ctx": conduct.window_tokens or window_bound(instance.tier, conduct),
-            "num_predict": budget,
-            "temperature": conduct.temperature,
-            "top_k": 40,
-            "top_p": 0.9,
-            "min_p": 0.0,
-            "repeat_penalty": 1.0,
+            **sent_options(conduct),
             "seed": instance.seed & 0x7FFFFFFF,
         },
     }

@@ -15,6 +15,8 @@ from probes.agent.trace import Played, StepSeen
 __all__ = ["replay", "stopped_at", "terminal"]
 
 _LONGEST: Final = 400
+_ROWS: Final = 4
+"""Lines of one answer that the terminal shows."""
 
 
 def stopped_at(run: Played) -> int | None:
@@ -96,6 +98,9 @@ def terminal(shown: dict[str, Any], width: int = 120) -> str:
         f"  horizon {shown['horizon']} steps, oracle {shown['oracle_steps']}, progress {100 * shown['progress']:.0f} %",
         "",
     ]
+    said = {turn["turn"]: turn["text"].strip() for turn in shown["turns"]}
+    if shown["steps"] and shown["progress_stopped_at"] is None and shown["outcome"] != "PASS":
+        lines.append("      -- no step brought the goal nearer --")
     for index, step in enumerate(shown["steps"]):
         same = index and _alike(step, shown["steps"][index - 1]) and not step["evidence"]
         if same:
@@ -104,12 +109,17 @@ def terminal(shown: dict[str, Any], width: int = 120) -> str:
                 lines.append(f"      … the same up to step {step['step']}")
             continue
         mark = ">>" if step["evidence"] else "  "
+        if (words := said.pop(step["turn"], "")) and words != step["detail"]:
+            lines.append(_cut(f"      the model says: {words.splitlines()[0]}", width))
         call = step["call"] + " " + json.dumps(step["arguments"], ensure_ascii=False) if step["call"] else f"({step['kind']})"
         lines.append(_cut(f"{mark}{step['step']:3} {call}", width))
-        lines.append(_cut(f"      {step['answer'].splitlines()[0] if step['answer'] else step['detail']}", width))
+        answered = step["answer"].splitlines() if step["answer"] else [step["detail"]]
+        lines += [_cut(f"      {'=> ' if not row else '   '}{line}", width) for row, line in enumerate(answered[:_ROWS])]
+        if len(answered) > _ROWS:
+            lines.append(f"         … {len(answered) - _ROWS} more lines")
         if step["oracle"] is not None:
             would = f"{step['oracle']['call']} {json.dumps(step['oracle']['arguments'], ensure_ascii=False)}"
-            lines.append(_cut(f"      the oracle: {would}", width))
+            lines.append(_cut(f"      the oracle would: {would}", width))
         if step["step"] == shown["progress_stopped_at"] and shown["outcome"] != "PASS":
             lines.append(f"      -- progress stopped here, {step['calls_left']} calls short --")
     if shown["why"]:

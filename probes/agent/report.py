@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 
 from probes.agent.chance import chance_floor
 from probes.agent.compat import CompatTally, compat_runs
-from probes.agent.dialogue import Conduct, Path, window_bound
+from probes.agent.dialogue import Conduct, Path, sent_options, window_bound
 from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.live import live_alarm
 from probes.agent.plan import Plan
-from probes.agent.replay import replay
+from probes.agent.replay import replay, stopped_at
 from probes.agent.run import play_run
 from probes.agent.sampling import CAP, gate_for, goes_on_after_loop, instance_seed
 from probes.agent.scoring import Run, Tally, tier_section
 from probes.agent.taxonomy import ORIGIN_LABEL, Outcome, judge
 from probes.agent.tiers import TIERS, Tier
 from probes.agent.trace import Played
-from probes.agent.verdict import advice, hardware, live_detector, loop_cost, safety, verdict
+from probes.agent.verdict import advice, boundary, hardware, live_detector, loop_cost, safety, verdict
 from probes.ask import Answer, Note, Probe, Step, Stopped
 from probes.result import AgentSection
 from probes.result import Tier as TierSection
@@ -46,8 +46,12 @@ class Seen:
     stopped: Stopped | None = None
 
     def runs(self) -> list[Run]:
-        """All runs, those for the safety limits last in their tier. A run's key names it: `agent/native/hard/3/0`."""
-        return [run for tallies in self.by_path.values() for tally in tallies for run in (*tally.runs, *tally.topped_up)]
+        """All runs: of each tier those that count, those for the safety limits, those lost to infrastructure.
+
+        A run's key names it: `agent/native/hard/3/0` is the first try of the fourth instance of Hard.
+        """
+        tallies = [tally for found in self.by_path.values() for tally in found]
+        return [run for tally in tallies for run in (*tally.runs, *tally.topped_up, *tally.excluded)]
 
     def walk(self, key: str) -> dict[str, object] | None:
         """The replay of the run whose key begins so; `None` if there is none."""
@@ -109,7 +113,7 @@ def _ladder(plan: Plan, conduct: Conduct, tallies: list[Tally]) -> Generator[Ste
             tally.decision = gate.decide(tally.passed, tally.n)
             if tally.decision is None and (index + 1 >= gate.cap or (not tally.n and index + 1 >= _HOPELESS)):
                 tally.decision = "UNDECIDED"
-            yield Note(_standing(tally, run), len(tally.runs), gate.cap)
+            yield Note(_standing(tallies, run), *_places(plan, tallies))
         if tally.status == "FAIL" and not plan.all_tiers:
             break
     if not plan.quick and not plan.strict_k:
@@ -128,7 +132,8 @@ def _top_up(plan: Plan, conduct: Conduct, tallies: list[Tally]) -> Generator[Ste
         index = len(last.runs) + len(last.excluded) + len(last.topped_up)
         run = yield from _play(plan, conduct, last, index)
         (last.topped_up if run.outcome.label != "Infra" else last.excluded).append(run)
-        yield Note(f"{last.tier.name}: run {len(last.topped_up)} for the safety limits", len(last.topped_up), CAP)
+        seen = f"{last.tier.name}: run {len(last.topped_up)} of at most {CAP} for the safety limits"
+        yield Note(f"{seen}; {boundary(tallies)}", *_places(plan, tallies))
 
 
 def _play(plan: Plan, conduct: Conduct, tally: Tally, index: int) -> Generator[Step, Answer, Run]:
@@ -145,10 +150,25 @@ def _play(plan: Plan, conduct: Conduct, tally: Tally, index: int) -> Generator[S
     return Run(index, played, outcome, live_alarm(played))
 
 
-def _standing(tally: Tally, run: Run) -> str:
+def _standing(tallies: list[Tally], run: Run) -> str:
+    """The last run, its tier's count, and the verdict as it would be now."""
+    tally = tallies[-1]
     what = "pass" if run.outcome.passed else str(run.outcome.label)
     end = f": {tally.status}" if tally.decision is not None else ""
-    return f"{tally.tier.name}: {what} after {len(run.played.steps)} steps; {tally.passed} of {tally.n} passed{end}"
+    decided = [one for one in tallies if one.decision is not None]
+    so_far = f"; so far {boundary(decided).partition('; ')[0]}" if decided else ""
+    return f"{tally.tier.name}: {what} after {len(run.played.steps)} steps; {tally.passed} of {tally.n} passed{end}{so_far}"
+
+
+def _places(plan: Plan, tallies: list[Tally]) -> tuple[int, int]:
+    """Runs made, and runs that there may be at most: a decided tier asks for no more."""
+    made = sum(len(tally.runs) + len(tally.excluded) + len(tally.topped_up) for tally in tallies)
+    open_tier = tallies[-1]
+    left = 0 if open_tier.decision is not None else open_tier.gate.cap - len(open_tier.runs) - len(open_tier.excluded)
+    if plan.all_tiers or open_tier.status in ("CLEAR", "UNDECIDED", "VOID"):
+        caps = [gate_for(tier, k=plan.k, strict=plan.strict_k, quick=plan.quick).cap for tier in plan.tiers]
+        left += sum(caps[len(tallies) :])
+    return made, max(made, made + left)
 
 
 # --- concluding ---------------------------------------------------------------------------------------------------------
@@ -190,6 +210,10 @@ def _conducted(plan: Plan, path: Path, seen: Seen, tallies: list[Tally]) -> dict
         "turn_limit_s": conduct.turn_limit_s,
         "window_tokens": {t.tier.name: conduct.window_tokens or window_bound(t.tier, conduct) for t in tallies},
         "seed": plan.seed,
+        "options": {
+            **{name: value for name, value in sent_options(conduct).items() if name != "seed"},
+            "num_ctx": ", ".join(f"{conduct.window_tokens or window_bound(t.tier, conduct)} ({t.tier.name})" for t in tallies),
+        },
     }
 
 
@@ -217,6 +241,7 @@ def _section(plan: Plan, path: Path, seen: Seen, tallies: list[Tally]) -> AgentS
         recommended_tier=recommended,
         ready_for=found.ready_for,
         safety=[{**limit._asdict(), "holds": limit.holds} for limit in safety(tallies)],
+        runs=_runs(tallies),
         conduct=_conducted(plan, path, seen, tallies),
         origin_labels=dict(Counter(ORIGIN_LABEL[str(r.outcome.label)] for r in runs if r.outcome.label in ORIGIN_LABEL)),
         live_detector=live_detector(runs),
@@ -245,6 +270,32 @@ def _replays(tallies: list[Tally]) -> list[dict[str, object]]:
                 seen.add(label)
                 kept.append(replay(run.played, run.outcome))
     return kept
+
+
+def _runs(tallies: list[Tally]) -> list[dict[str, object]]:
+    """Every run in a line: what became of it, and by which steps that is shown. `role`: safety and infra are in no pass rate."""
+    return [
+        {
+            "run": run.played.key,
+            "tier": tally.tier.name,
+            "role": role if run.counts or role != "counted" else "apart",
+            "outcome": _label(run.outcome),
+            "sub": run.outcome.sub,
+            "why": run.outcome.why,
+            "evidence_steps": list(run.outcome.steps),
+            "steps": len(run.played.judged),
+            "oracle_steps": run.played.instance.oracle_steps,
+            "progress": round(run.played.progress, 3),
+            "stopped_at": stopped_at(run.played),
+            "output_tokens": run.played.output_tokens,
+            "seconds": round(run.played.seconds, 3),
+            "went_on_after_loop": run.played.went_on,
+            "recovered": run.played.recovered,
+        }
+        for tally in tallies
+        for role, runs in (("counted", tally.runs), ("safety", tally.topped_up), ("infra", tally.excluded))
+        for run in runs
+    ]
 
 
 def _label(outcome: Outcome) -> str:

@@ -117,6 +117,7 @@ def tier_section(tally: Tally) -> TierSection:
         horizon=tier.horizon,
         chance_floor=tally.floor,
         excluded=len(tally.excluded),
+        reruns=tally.reruns,
         parameters=parameters(tier),
     )
     runs = tally.runs

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from probes.result import Statistic
 
-__all__ = ["Block", "Bullets", "Figure", "Heading", "Paragraph", "Table", "number", "show"]
+__all__ = ["Block", "Bullets", "Figure", "Heading", "Paragraph", "Replays", "Table", "number", "show"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,15 @@ class Figure:
     alt: str
 
 
-Block: TypeAlias = Heading | Paragraph | Bullets | Table | Figure
+@dataclass(frozen=True, slots=True)
+class Replays:
+    """Runs of an agent, each to be walked step by step where there is room for it: a page, not a table."""
+
+    items: list[dict[str, Any]]
+    all_at: str | None = None  # the file that holds every run, if one is written beside
+
+
+Block: TypeAlias = Heading | Paragraph | Bullets | Table | Figure | Replays
 
 
 def number(value: float) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from probes.report.agent import agent_blocks
 from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Table, number, show
-from probes.report.figures import agent_figures, audit_figures, inspector_figures
+from probes.report.figures import audit_figures, inspector_figures
 from probes.report.practice import best_fit, meaning, summary
-from probes.result import AgentSection, AuditSection, CompatRow, CompatSection, InspectorSection, Memory, Result
+from probes.result import AuditSection, CompatRow, CompatSection, InspectorSection, Memory, Result
 
 __all__ = ["compose"]
 
@@ -34,10 +35,18 @@ def compose(result: Result) -> list[Block]:
     if compat is not None and compat.agent:
         blocks.append(_compat_table(compat.agent, "By the origin's sampling and definitions"))
     if result.agent is not None:
-        blocks += _agent(result.agent)
+        if compat is not None and compat.agent:
+            blocks.append(Paragraph("By our own tiers, on fresh instances:"))
+        blocks += agent_blocks(result.agent, saved=result.rows is not None)
     else:
         blocks.append(Paragraph(f"Not measured: {result.unmeasured.get('agent', 'not asked for')}."))
     blocks += [Heading(2, "What this means in practice"), Bullets(tuple(meaning(result)))]
+    if result.joint is not None and result.joint.limits:
+        limits: list[tuple[str, ...]] = [
+            (str(limit["what"]), f"{number(float(limit['value']))} {limit['unit']}", str(limit["source"]))
+            for limit in result.joint.limits
+        ]
+        blocks.append(Table(("Limit", "Value", "Source"), limits))
     blocks += [Heading(2, "TL;DR"), Table(("", "", ""), summary(result))]
     blocks += [Heading(2, "Best fit"), Paragraph(best_fit(result))]
     if result.warnings:
@@ -271,43 +280,6 @@ def _compat_table(rows: list[CompatRow], caption: str) -> Table:
         [(row.name, row.theirs, row.ours or "–", row.note or "") for row in rows],
         caption=caption,
     )
-
-
-# --- 3 Agent --------------------------------------------------------------------------------------------------------
-
-
-def _agent(section: AgentSection) -> list[Block]:
-    blocks: list[Block] = [Paragraph(f"{section.verdict}: {section.sentence}", strong=True)]
-    table = Table(("Tier", "Status", "Passed", "Rate", "Pass^k", "Steps", "Horizon", "Chance floor"))
-    for tier in section.tiers:
-        k = f"Pass^{tier.k} " if tier.k else ""
-        table.rows.append(
-            (
-                tier.tier,
-                tier.status,
-                f"{tier.passed}/{tier.n}" if tier.n else "–",
-                show(tier.rate, percent=True) if tier.rate else "–",
-                f"{k}{show(tier.streak_k, percent=True)}" if tier.streak_k else "–",
-                show(tier.steps) if tier.steps else "–",
-                f"{tier.horizon}" if tier.horizon else "–",
-                f"{tier.chance_floor:.1%}" if tier.chance_floor is not None else "–",
-            )
-        )
-    blocks.append(table)
-    blocks += agent_figures(section)
-    failures: list[tuple[str, ...]] = [
-        (tier.tier, name, str(count)) for tier in section.tiers for name, count in tier.failures.items()
-    ]
-    if failures:
-        blocks.append(Table(("Tier", "Failure", "Runs"), failures))
-    if section.reasons:
-        blocks.append(Bullets(tuple(section.reasons)))
-    if section.advice:
-        blocks += [Paragraph("Advice:"), Bullets(tuple(section.advice))]
-    if section.hardware_class:
-        tail = f"; recommended tier to test: {section.recommended_tier}" if section.recommended_tier else ""
-        blocks.append(Paragraph(f"Hardware class: {section.hardware_class}{tail}."))
-    return blocks
 
 
 def figures(blocks: list[Block]) -> list[Figure]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from html import escape
 
-from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Table
+from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Replays, Table
 from probes.report.compose import compose
 from probes.report.definitions import DEFINITIONS
+from probes.report.replays import STYLE as REPLAY_STYLE
+from probes.report.replays import folded
 from probes.result import Result
 from qm_proxy.charts import render
 
@@ -67,10 +69,12 @@ def html(result: Result) -> str:
     )
     scripts = "\n".join(parts) if charts else ""
     raw = _json(result.to_json(indent=None))
+    replay_style = REPLAY_STYLE if any(isinstance(block, Replays) for block in blocks) else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(result.target.name)}: measured</title><style>{_STYLE}</style></head>\n<body>\n<main>\n{body}\n"
+        f"<title>{escape(result.target.name)}: measured</title><style>{_STYLE}{replay_style}</style></head>\n"
+        f"<body>\n<main>\n{body}\n"
         f"<details><summary>Definitions</summary><dl>{terms}</dl></details>\n</main>\n"
         f'<script type="application/json" id="result">{raw}</script>\n{scripts}\n</body></html>\n'
     )
@@ -88,6 +92,9 @@ def _block(block: Block, numbered: object) -> str:
             return _table(block)
         case Figure():
             return _figure(block, next(numbered))  # type: ignore[call-overload]
+        case Replays(items, all_at):
+            link = f'<p><a href="{escape(all_at, quote=True)}">Every run, step by step</a></p>' if all_at else ""
+            return folded(items) + link
 
 
 def _table(table: Table) -> str:

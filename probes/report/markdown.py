@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Table
+from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Replays, Table
 from probes.report.compose import compose
 from probes.report.definitions import DEFINITIONS
 from probes.result import Result
@@ -31,6 +31,8 @@ def _block(block: Block, pictures: bool) -> str:
             return _table(block)
         case Figure():
             return f"![{_escape(block.alt)}]({block.chart}.png)" if pictures else ""
+        case Replays():
+            return ""
 
 
 def _table(table: Table) -> str:

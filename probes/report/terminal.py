@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Table
+from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Replays, Table
 from probes.report.compose import compose
 from probes.result import Result, Waterfall
 
@@ -57,6 +57,8 @@ def _block(block: Block, result: Result) -> RenderableType:
             if block.chart == "waterfall" and result.inspector is not None and result.inspector.waterfall is not None:
                 return waterfall(result.inspector.waterfall)
             return Text(f"{block.title}: {block.alt}", style="dim")
+        case Replays():
+            return Text("", end="")
 
 
 def _table(table: Table) -> RichTable:

@@ -63,8 +63,20 @@ def test_nothing_measured_claims_nothing() -> None:
     assert "no context limit was measured" in joint(result(inspector=inspector())).sentence
     assert "(Inspector: fits memory)" in joint(result(inspector=inspector(oom_tokens=number(9000)))).sentence
     alone = joint(result(agent=agent(None, easy=900)))
-    assert "of a length that was not measured, at a pace that was not measured" in alone.sentence
+    assert "up to 900-token transcripts (Agent Report: the longest of 9 easy runs; no limit on context was measured)" in (
+        alone.sentence
+    )
+    assert "at a pace that was not measured" in alone.sentence
     assert [limit["unit"] for limit in alone.limits] == ["tokens"]
+
+
+def test_an_advertised_window_alone_is_no_limit_that_was_measured() -> None:
+    made = result(agent=agent(easy=900))
+    made.target.advertised_context_tokens = 500_000
+    assert "500,000" not in joint(made).sentence
+    assert {"what": "advertised", "value": 500_000, "unit": "tokens", "source": "/api/show"} in joint(made).limits
+    made.audit = AuditSection(verdict="limit not reached", sentence="s", maintained_tokens=600_000)
+    assert "up to 500,000-token transcripts (/api/show: advertised)" in joint(made).sentence
 
 
 def test_all_three_give_one_sentence_with_every_source() -> None:

@@ -33,7 +33,7 @@ def test_a_stuck_run_shows_where_the_oracle_would_have_gone(scripted: Scripted) 
     assert [step["step"] for step in shown["steps"] if step["evidence"]] == list(outcome.steps)
     text = terminal(shown)
     assert "-- progress stopped here" in text
-    assert "the oracle: " in text
+    assert "the oracle would: " in text
     assert text.count(">>") == 3
 
 
