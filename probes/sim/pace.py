@@ -123,7 +123,7 @@ class Decode(BaseModel):
     per_1k_depth_ms: NonNegativeFloat = Field(default=0.0, description="added per 1000 tokens of context before the token")
     jitter: Literal["constant", "lognormal", "gamma", "even"] = Field(
         default="constant",
-        description="even: equidistributed and in mirrored pairs, so that any run of gaps has the stated mean to within one gap; no tail",
+        description="even: equidistributed, in mirrored pairs: any run of gaps has the stated mean to within one; no tail",
     )
     spread: NonNegativeFloat = Field(default=0.0, description="relative standard deviation of a gap")
     stalls: Stalls = Field(default=Stalls(), description="the model stalls: seen by both clocks")
