@@ -10,73 +10,21 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from probes.audit.ladder import Design
-from probes.audit.simulated import RUNGS, coverage, false_loss
+from probes.audit.simulated import LOSS, RUNGS, coverage, false_loss
+from probes.checks import FLOOR_MS, Check, SelfTest
 from probes.commands import Options, audit_context, inspect_model
 from probes.inspector.spikes import DROPPED
 from probes.result import InspectorSection, Result
 from probes.sim.personas import Persona, load_file
 from probes.sim.server import SimulatedOllama
-from probes.stats.intervals import clopper_pearson, upper_limit, wilson
+from probes.stats.intervals import clopper_pearson, wilson
 from qm_proxy.errors import QmError
 
-__all__ = ["Check", "SelfTest", "selftest"]
-
-WITHIN = 0.02  # relative, or
-FLOOR_MS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One quantity. `error` is found - planted for numbers, 0 or 1 for words. Field names are CONTRACT's."""
-
-    name: str
-    planted: float | str | None
-    found: float | str | None
-    error: float | None
-    unit: str
-    within: bool
-
-
-@dataclass(slots=True)
-class SelfTest:
-    checks: list[Check] = field(default_factory=list)
-    seconds: float = 0.0
-    seed: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.checks) and all(check.within for check in self.checks)
-
-    @property
-    def exit_code(self) -> int:
-        return 0 if self.ok else 1
-
-    def number(
-        self, name: str, planted: float, found: float | None, unit: str, *, share: float = WITHIN, floor: float = 0.0
-    ) -> None:
-        """Within `share` of the truth or `floor`, whichever is more."""
-        error = None if found is None else found - planted
-        within = error is not None and abs(error) <= max(share * abs(planted), floor)
-        self.checks.append(Check(name, planted, found, error, unit, within))
-
-    def word(self, name: str, planted: str, found: str | None) -> None:
-        self.checks.append(Check(name, planted, found, 0.0 if planted == found else 1.0, "", planted == found))
-
-    def bound(self, name: str, most: float, found: float, unit: str) -> None:
-        """A rate that must not exceed `most`."""
-        self.checks.append(Check(name, most, found, max(0.0, found - most), unit, found <= most))
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """CONTRACT's `[{name, planted, found, error, unit, within}]`."""
-        return [
-            {"name": c.name, "planted": c.planted, "found": c.found, "error": c.error, "unit": c.unit, "within": c.within}
-            for c in self.checks
-        ]
+__all__ = ["cliffs_over_sockets", "selftest"]
 
 
 async def selftest(
@@ -99,6 +47,9 @@ async def selftest(
     for persona in load_file(personas) if personas is not None else []:
         say(f"{persona.name}, from the file")
         await _persona(test, persona, seed)
+    if full:
+        say("ten cliffs and ten flat models over sockets")
+        await _over_sockets(test, seed, 10)
     say("error rates")
     _rates(test, seed, runs=5000 if full else 300)
     test.seconds = time.monotonic() - started
@@ -279,6 +230,11 @@ def _word_of(test: SelfTest, name: str, planted: str, result: Result) -> None:
     test.word(name, planted, found)
 
 
+def _holds(at: int, between: tuple[int, int]) -> bool:
+    """± 1 %: lengths are hit to that."""
+    return between[0] * 0.99 <= at <= between[1] * 1.01
+
+
 def _cliff_check(test: SelfTest, name: str, at: int, result: Result) -> None:
     """The claimed interval must hold the planted place (± 1 %: lengths are hit to that)."""
     between = result.audit.cliff_between if result.audit is not None else None
@@ -286,7 +242,7 @@ def _cliff_check(test: SelfTest, name: str, at: int, result: Result) -> None:
         test.word(name, f"between A and B around {at}", result.audit.sentence if result.audit else result.run.reason)
         return
     low, high = between
-    holds = low * 0.99 <= at <= high * 1.01
+    holds = _holds(at, between)
     test.checks.append(
         Check(name, float(at), f"{low}-{high}", 0.0 if holds else min(abs(at - low), abs(at - high)), "tokens", holds)
     )
@@ -377,12 +333,39 @@ def _rates(test: SelfTest, seed: int, runs: int) -> None:
     for rate in (0.90, 0.95, 1.0):
         share = false_loss(Design.standard(RUNGS), rate, runs, seed)
         test.bound(f"false cliffs, flat {rate:.2f}, {runs} runs", 0.02 if runs >= 2000 else 0.03, share, "share")
-    hits, claimed = coverage(200, seed)
-    test.word(f"cliff intervals cover 95 % ({hits} of {claimed})", "yes", "yes" if upper_limit(hits, claimed) >= 0.95 else "no")
+    test.share("cliff intervals that hold the planted cliff", 0.95, *coverage(200, seed))
     covered = min(_coverage(clopper_pearson, n, p / 50) for n in (8, 16, 48) for p in range(1, 50))
-    test.checks.append(Check("Clopper-Pearson, least coverage", 0.95, covered, covered - 0.95, "share", covered >= 0.95))
+    short = min(0.0, covered - 0.95)
+    test.checks.append(
+        Check("Clopper-Pearson, least coverage", 0.95, covered, short, "share of the time", covered >= 0.95, "at least")
+    )
     mean = sum(_coverage(wilson, 20, p / 50) for p in range(1, 50)) / 49
-    test.checks.append(Check("Wilson, mean coverage at n 20", 0.95, mean, mean - 0.95, "share", abs(mean - 0.95) <= 0.03))
+    test.number("Wilson, mean coverage at n 20", 0.95, mean, "share of the time", share=0.0, floor=0.03)
+
+
+async def cliffs_over_sockets(n: int, seed: int) -> list[tuple[int, tuple[int, int] | None]]:
+    """(planted, claimed between) of `n` quick audits as against a real server, place and height of each cliff drawn."""
+    found = []
+    for run in range(n):
+        draw = random.Random(f"{seed}/sockets/{run}")
+        at = round(2 ** draw.uniform(10.2, 12.8))
+        reader = _reader("selftest-cliff", law="cliff", base=draw.uniform(0.95, 1.0), floor=draw.uniform(0.0, 0.3), at=at)
+        result = await _audit(reader, seed * 1000 + run)
+        found.append((at, result.audit.cliff_between if result.audit is not None else None))
+    return found
+
+
+async def _over_sockets(test: SelfTest, seed: int, n: int) -> None:
+    cliffs = await cliffs_over_sockets(n, seed)
+    claimed = [(at, between) for at, between in cliffs if between is not None]
+    held = sum(_holds(at, between) for at, between in claimed)
+    test.share("cliff intervals over sockets that hold the planted cliff", 0.95, held, len(claimed))
+    lost = 0
+    for run in range(n):
+        rate = random.Random(f"{seed}/sockets/flat/{run}").uniform(0.9, 1.0)
+        result = await _audit(_reader("selftest-flat", base=rate), seed * 1000 + run)
+        lost += result.audit is None or result.audit.verdict in LOSS
+    test.bound(f"false cliffs over sockets, {n} flat models of 0.90 to 1.00", 1.0, float(lost), "models")
 
 
 def _coverage(interval: Callable[[int, int], Any], n: int, p: float) -> float:
