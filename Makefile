@@ -19,8 +19,18 @@ $(BIN)/activate: pyproject.toml
 	$(PYTHON) -m venv .venv-aider
 	.venv-aider/bin/python -m pip install --quiet --disable-pip-version-check aider-chat
 
-.PHONY: .venv-aider
+.venv-phoenix/bin/phoenix: ## Phoenix, for the slow test that sends it spans
+	$(PYTHON) -m venv .venv-phoenix
+	.venv-phoenix/bin/python -m pip install --quiet --disable-pip-version-check arize-phoenix
+
+.venv-mlflow/bin/mlflow: ## MLflow, for the slow test that sends it spans
+	$(PYTHON) -m venv .venv-mlflow
+	.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow
+
+.PHONY: .venv-aider .venv-phoenix .venv-mlflow
 .venv-aider: .venv-aider/bin/aider
+.venv-phoenix: .venv-phoenix/bin/phoenix
+.venv-mlflow: .venv-mlflow/bin/mlflow
 
 demo: $(BIN)/activate ## install here, then the main job on a simulated Ollama with known truth
 	@$(BIN)/qm-proxy demo --seconds $(or $(DEMO_SECONDS),32)

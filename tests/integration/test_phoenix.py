@@ -1,7 +1,7 @@
 """Arize Phoenix, a real trace backend, receives our spans over OTLP/HTTP and understands them: model, tokens, tools, times.
 
 Phoenix brings many packages of its own, so it lives in a virtual environment of its own: `.venv-phoenix`, or `phoenix` on PATH
-(`python3 -m venv .venv-phoenix && .venv-phoenix/bin/pip install arize-phoenix`).
+(`make .venv-phoenix`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OWN = Path(__file__).parents[2] / ".venv-phoenix" / "bin" / "phoenix"
 PHOENIX = str(_OWN) if _OWN.exists() else shutil.which("phoenix")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(PHOENIX is None, reason="Phoenix is not installed (pip install arize-phoenix into .venv-phoenix)"),
+    pytest.mark.skipif(PHOENIX is None, reason="Phoenix is not installed (make .venv-phoenix)"),
     pytest.mark.timeout(400),
 ]
 
@@ -91,34 +91,41 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SimThread,
     phoenix = Phoenix(directory)
     sim = SimThread(personas=["tool-user", "steady", "no-done"])
     try:
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", phoenix.url + "/v1/traces")
-            environment.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
-            flags: dict[str, Any] = {"upstream": sim.url, "listen": "127.0.0.1:0", "console": "127.0.0.1:0"}
-            flags |= {"db": str(directory / "qm.db"), "capture_content": True}
-            proxy = Servant(plan_of(load(flags), quiet=True))
-        try:
-            first = {"model": "tool-user", "messages": say("read notes.txt"), "tools": TOOLS, "stream": False}
-            answer = json.loads(post(proxy.proxy, "/api/chat", first, "litellm/1.81.0"))["message"]
-            back = {"role": "tool", "tool_name": "read_file", "content": "milk, eggs"}
-            second = first | {"messages": [*say("read notes.txt"), answer, back], "stream": True}
-            post(proxy.proxy, "/api/chat", second, "litellm/1.81.0")
-            streamed = {
-                "model": "steady",
-                "messages": say(f"hello {KEY}"),
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-            post(proxy.proxy, "/v1/chat/completions", streamed, "opencode/1.18.33")
-            post(proxy.proxy, "/api/chat", {"model": "no-done", "messages": say("go on")}, "curl/8.5.0")
-            rows = eventually(lambda: _ended(proxy, 4), "four exchanges")
-        finally:
-            proxy.close()  # sends what is queued
+        rows = play(sim, directory / "qm.db", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": phoenix.url + "/v1/traces"})
         eventually(lambda: len([s for s in phoenix.spans() if s["span_kind"] == "LLM"]) >= 4, "four operations in Phoenix")
         yield sim, rows, phoenix.spans()
     finally:
         sim.close()
         phoenix.close()
+
+
+def play(sim: SimThread, db: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Four exchanges through a proxy that exports as `environment` says: a tool call, its result, a secret, an answer without
+    its end. Our own rows of them, oldest first; the proxy has ended, so that everything is sent."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (environment | {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "SPAN_ONLY"}).items():
+            patch.setenv(name, value)
+        flags: dict[str, Any] = {"upstream": sim.url, "listen": "127.0.0.1:0", "console": "127.0.0.1:0"}
+        flags |= {"db": str(db), "capture_content": True}
+        proxy = Servant(plan_of(load(flags), quiet=True))
+    try:
+        first = {"model": "tool-user", "messages": say("read notes.txt"), "tools": TOOLS, "stream": False}
+        answer = json.loads(post(proxy.proxy, "/api/chat", first, "litellm/1.81.0"))["message"]
+        back = {"role": "tool", "tool_name": "read_file", "content": "milk, eggs"}
+        second = first | {"messages": [*say("read notes.txt"), answer, back], "stream": True}
+        post(proxy.proxy, "/api/chat", second, "litellm/1.81.0")
+        streamed = {
+            "model": "steady",
+            "messages": say(f"hello {KEY}"),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        post(proxy.proxy, "/v1/chat/completions", streamed, "opencode/1.18.33")
+        post(proxy.proxy, "/api/chat", {"model": "no-done", "messages": say("go on")}, "curl/8.5.0")
+        rows: list[dict[str, Any]] = eventually(lambda: _ended(proxy, 4), "four exchanges")
+        return rows
+    finally:
+        proxy.close()  # sends what is queued
 
 
 def _ended(proxy: Servant, n: int) -> list[dict[str, Any]] | None:
