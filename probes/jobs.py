@@ -59,6 +59,7 @@ class Job:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     process: asyncio.subprocess.Process | None = None
     cancelled: bool = False
+    directory: str = ""  # where it keeps what it measures; a run that resumes another has the other's
 
     @property
     def summary(self) -> str:
@@ -118,6 +119,7 @@ class Jobs:
         self.jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: deque[Job] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._resumable: dict[str, str] = {}  # question → directory of a run that was interrupted
 
     # --- what callers do ----------------------------------------------------------------------------------------------
 
@@ -130,6 +132,7 @@ class Jobs:
         job = Job(f"{kind}-{secrets.token_hex(6)}", kind, model, {k: v for k, v in settings.items() if v is not None})
         job.started_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         self.jobs[job.run_id] = job
+        job.directory = self._resumable.pop(_question(job), "") or _slug(job)
         for run_id in [r for r, j in self.jobs.items() if j.state in ENDED][: max(0, len(self.jobs) - KEPT)]:
             del self.jobs[run_id]
         self._queue.append(job)
@@ -176,6 +179,8 @@ class Jobs:
     def adopt(self, unfinished: list[dict[str, Any]]) -> None:
         """After a restart: runs that the store still calls unfinished have failed, and can be resumed."""
         for row in unfinished:
+            one = Job(row["id"], row["kind"], row["model"], row.get("settings") or {})
+            self._resumable[_question(one)] = _slug(one)
             resumable = {**row, "state": "failed", "message": "the proxy was restarted; start the same run again to resume it"}
             self._store(resumable | {"summary": f"{row['kind']} of {row['model']} was interrupted by a restart"})
 
@@ -194,7 +199,7 @@ class Jobs:
             "kind": job.kind,
             "model": job.model,
             "upstream": self._upstream,
-            "out": str(self._directory / _slug(job)),
+            "out": str(self._directory / job.directory),
             **job.settings,
         }
         job.process = await asyncio.create_subprocess_exec(
@@ -249,6 +254,11 @@ class Jobs:
         if keep:
             self._store(row)
         self._announce("run", {k: v for k, v in row.items() if k not in ("result", "report", "settings")})
+
+
+def _question(job: Job) -> str:
+    """What makes two runs the same run."""
+    return json.dumps([job.kind, job.model, job.settings], sort_keys=True, default=str)
 
 
 def _slug(job: Job) -> str:

@@ -72,6 +72,7 @@ def serve(
     no_excerpts: Annotated[bool, typer.Option("--no-excerpts", help="Findings keep no text at all.")] = False,
     grace: Annotated[float | None, typer.Option(help="Seconds for streams to end. [dim]10[/]", show_default=False)] = None,
     console_token: Annotated[str | None, typer.Option(help="Bearer token the console asks for.", show_default=False)] = None,
+    read_only: Annotated[bool | None, typer.Option("--read-only", help="The console starts no probes.")] = None,
     poll: Annotated[float | None, typer.Option(help="Seconds between looks at /api/ps. [dim]2[/]", show_default=False)] = None,
     config: Config = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line per exchange.")] = False,
@@ -92,6 +93,7 @@ def serve(
         excerpts=False if no_excerpts else None,
         grace=grace,
         console_token=console_token,
+        read_only=read_only,
         poll=poll,
     )
     plan = plan_of(settings, quiet=quiet)

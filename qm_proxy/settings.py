@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     )
     console: str = Field("127.0.0.1:11437", description="Page, API, metrics and MCP: host:port, or off.")
     console_token: str | None = Field(None, description="Bearer token the console asks for; needed to bind it beyond loopback.")
+    read_only: bool = Field(False, description="Page, API and MCP start and cancel no probes.")
+    mcp_stateless: bool = Field(
+        False, description="MCP 2025-11-25 without sessions: its clients live through a restart, but hear of no changes."
+    )
     db: Path | None = Field(
         default_factory=lambda: data_directory() / "qm.db",
         description="SQLite file; `off` keeps the last exchanges in memory only.",

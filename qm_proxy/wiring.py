@@ -79,6 +79,8 @@ READ_BYTES = 256 * 1024
 TICK_S = 0.5
 PLACES = 10_000
 RESUME_S = 3600.0
+MCP_BODY_BYTES = 2**20
+MCP_SESSIONS = 256
 MEMORY_BYTES = 64 * 2**20  # of the database in memory that `--db off` means
 
 
@@ -214,6 +216,7 @@ class Process:
             mounts=mounts,
             start=self._start_run,
             cancel=self._cancel_run,
+            compare=self._compare_runs,
         )
         self.server = Server(app, sockets) if sockets else None
 
@@ -341,40 +344,41 @@ class Process:
     async def _serve_mcp(self, ending: asyncio.Event) -> None:
         """Import the heavy part on a thread, after the proxy is up; then serve MCP until the process ends."""
         await asyncio.to_thread(importlib.import_module, "probes.mcp_server")
-        from mcp.server.subscriptions import InMemorySubscriptionBus
         from mcp.server.transport_security import TransportSecuritySettings
 
         from probes.jobs import Jobs
-        from probes.mcp_server import Feed, build, updated
+        from probes.mcp_server import Feed, Updates, build
 
-        bus = InMemorySubscriptionBus()
-
-        def announce(name: str, data: dict[str, Any]) -> None:
-            self.live.publish(name, data)
-            spawn(updated(bus, data["id"]), name="run update")
-
+        updates = Updates()
         db = self.plan["db"]
         directory = Path(db).parent / "runs" if db else Path(tempfile.gettempdir()) / f"qm-proxy-runs-{os.getuid()}"
         if not self.plan.get("read_only"):
-            self.jobs = Jobs(self.config["upstream_url"], directory, self.writer.run, announce)
+            self.jobs = Jobs(self.config["upstream_url"], directory, self.writer.run, self.live.publish)
             unfinished = [row for state in ("queued", "running") for row in self.queries.runs(limit=100, state=state)["items"]]
-            self.jobs.adopt(unfinished)
+            self.jobs.adopt([whole for row in unfinished if (whole := self.queries.run(row["id"])) is not None])
 
         def models() -> list[str]:
             latest = self.residency.latest
             return [m.name for m in latest.models] if latest else []
 
         feed = Feed(self.live.after, self.live.wait, lambda: self.live.last_seq)
-        server = build(self.queries, self.status, feed, self.jobs, version=__version__, models=models, bus=bus)
-        # Host and Origin are judged by the console's guard, for every route alike
-        server.streamable_http_app(transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False))
-        async with server.session_manager.run():
+        server = build(self.queries, self.status, feed, self.jobs, version=__version__, models=models, updates=updates)
+        server.streamable_http_app(
+            stateless_http=bool(self.plan.get("mcp_stateless")),
+            max_request_body_size=MCP_BODY_BYTES,
+            max_sessions=MCP_SESSIONS,
+            # Host and Origin are judged by the console's guard, for every route alike
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        )
+        async with server.session_manager.run(), updates.following(feed):
             self.mcp.arrived(server.session_manager.handle_request)
             await ending.wait()
             if self.jobs is not None:
                 await self.jobs.close()
 
     def _start_run(self, kind: str, model: Any, settings: dict[str, Any]) -> dict[str, Any]:
+        if self.plan.get("read_only"):
+            raise SettingsError("This console is read-only: it starts no probes.", remedy="Start serve without --read-only.")
         if self.jobs is None:
             raise SettingsError("No probes can be started here yet.", remedy="Try again in a few seconds.")
         return {k: v for k, v in self.jobs.start(kind, str(model), **settings).row().items() if v is not None}
@@ -385,6 +389,15 @@ class Process:
             return None
         await self.jobs.cancel(job)
         return {k: v for k, v in job.row().items() if k not in ("result", "report")}
+
+    async def _compare_runs(self, a: str, b: str, force: bool) -> dict[str, Any]:
+        from probes.comparing import compared
+
+        def row(run_id: str) -> dict[str, Any] | None:
+            job = None if self.jobs is None else self.jobs.jobs.get(run_id)
+            return self.queries.run(run_id) if job is None else job.row()
+
+        return await compared(row(a), row(b), names=(a, b), force=force)
 
     def _tell_changes(self) -> None:
         """On stderr, once each time: the upstream that does not answer, the database that cannot be written, and their return."""
@@ -546,6 +559,7 @@ class Process:
             "guard": self.plan["guard"],
             "guard_cuts": None if self.guard is None else self.guard.status(),
             "capture_content": self.plan["capture_content"],
+            "read_only": bool(self.plan.get("read_only")),
             "models": None
             if latest is None
             else [

@@ -145,6 +145,7 @@ TYPES_ONLY = {
     "qm_proxy.wire.decoder",
 }
 _DEMO = "tests/integration/test_demo.py", "scenes, clients and judge of one program, driven as a process"
+_TOOLS = "tests/integration/test_mcp.py", "spoken to by an MCP client"
 _REPORT = "tests/probes/report/test_report.py", "one Result in, every format out: the parts are judged by the whole text"
 # Module → the test that covers it, and why it has none of its own name.
 ELSEWHERE: dict[str, tuple[str, str]] = {
@@ -167,6 +168,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "qm_proxy.wire.offered": ("tests/qm_proxy/wire/test_request.py", "tools that a request offers"),
     "probes.job": ("tests/integration/test_mcp.py", "a process of its own, started through the tools"),
     "probes.mcp_server": ("tests/integration/test_mcp.py", "spoken to by an MCP client"),
+    **{f"probes.mcp_tools.{name}": _TOOLS for name in ("seen", "feed", "runs", "library")},
     "probes.mcp_pipe": ("tests/integration/test_mcp.py", "a process between a client and a console"),
     "probes.inspector.crosscheck": ("tests/probes/inspector/test_conclude.py", "one of the conclusions"),
     "probes.inspector.footprint": ("tests/probes/inspector/test_conclude.py", "one of the conclusions"),

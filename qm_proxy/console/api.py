@@ -24,7 +24,9 @@ Status = Callable[[], dict[str, Any]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 StartRun = Callable[[str, Any, dict[str, Any]], dict[str, Any]]
 CancelRun = Callable[[str], Awaitable[dict[str, Any] | None]]
+CompareRuns = Callable[[str, str, bool], Awaitable[dict[str, Any]]]
 LIMIT_MAX = 500
+BODY_MAX = 64 * 1024
 RUN_KINDS = {"inspect", "audit", "agent", "report"}
 RUN_SETTINGS = {"quick", "seed", "tiers", "max_tokens"}
 
@@ -68,9 +70,30 @@ async def _no_cancel(run_id: str) -> dict[str, Any] | None:
     return None
 
 
-def routes(queries: Archive, status: Status, start: StartRun = _no_jobs, cancel: CancelRun = _no_cancel) -> list[Route]:
-    """The API's routes. `status` is called for each request of `/api/v1/status`; `start` and `cancel` are the probes' jobs:
-    (kind, model, settings) → the run as JSON, raising `QmError`; run id → the run, or `None`."""
+async def _no_compare(a: str, b: str, force: bool) -> dict[str, Any]:
+    raise SettingsError("This console compares no runs.", remedy="Use qm-proxy compare.")
+
+
+async def _body(request: Request) -> bytes:
+    """At most `BODY_MAX` bytes of it: more is refused before it is read."""
+    read = b""
+    async for piece in request.stream():
+        read += piece
+        if len(read) > BODY_MAX:
+            raise HTTPException(413, f"A body has at most {BODY_MAX} bytes here", {"connection": "close"})
+    return read
+
+
+def routes(
+    queries: Archive,
+    status: Status,
+    start: StartRun = _no_jobs,
+    cancel: CancelRun = _no_cancel,
+    compare: CompareRuns = _no_compare,
+) -> list[Route]:
+    """The API's routes. `status` is called for each request of `/api/v1/status`; `start`, `cancel` and `compare` are the probes':
+    (kind, model, settings) → the run as JSON, raising `QmError`; run id → the run, or `None`; two run ids, whether to compare
+    what is not comparable → the comparison, raising `QmError`."""
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok", "name": "qm-proxy"})
@@ -109,7 +132,9 @@ def routes(queries: Archive, status: Status, start: StartRun = _no_jobs, cancel:
 
     async def start_run(request: Request) -> Response:
         try:
-            asked = json.loads(await request.body())
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise HTTPException(415, "Send Content-Type: application/json")  # a form on a foreign page cannot
+            asked = json.loads(await _body(request))
             kind, model = asked.pop("kind"), asked.pop("model")
         except (ValueError, KeyError, AttributeError, TypeError) as exc:
             raise HTTPException(400, 'Send a JSON object such as {"kind": "inspect", "model": "…", "quick": true}') from exc
@@ -119,6 +144,15 @@ def routes(queries: Archive, status: Status, start: StartRun = _no_jobs, cancel:
             raise HTTPException(400, f"There is no {what}; there are: {known}")
         try:
             return _json(start(kind, model, asked), 202)
+        except QmError as exc:
+            raise HTTPException(409, str(exc)) from exc
+
+    async def compare_runs(request: Request) -> Response:
+        given = request.query_params
+        if not given.get("a") or not given.get("b") or set(given) - {"a", "b", "force"}:
+            raise HTTPException(400, "Give a and b, two ids of finished runs; force=1 compares what is not comparable")
+        try:
+            return _json(await compare(given["a"], given["b"], given.get("force") == "1"))
         except QmError as exc:
             raise HTTPException(409, str(exc)) from exc
 
@@ -143,4 +177,5 @@ def routes(queries: Archive, status: Status, start: StartRun = _no_jobs, cancel:
         Route("/api/v1/runs/{id}", one(queries.run, "run")),
         Route("/api/v1/runs/{id}", cancel_run, methods=["DELETE"]),
         Route("/api/v1/runs/{id}/report", report),
+        Route("/api/v1/compare", compare_runs),
     ]

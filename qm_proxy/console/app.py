@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from qm_proxy.console.api import CancelRun, StartRun, Status, http_problem, routes
+from qm_proxy.console.api import CancelRun, CompareRuns, StartRun, Status, http_problem, routes
 from qm_proxy.console.guard import Guard, names_of
 from qm_proxy.store.queries import Archive
 
@@ -29,9 +29,11 @@ def build(
     mounts: Sequence[BaseRoute] = (),
     start: StartRun | None = None,
     cancel: CancelRun | None = None,
+    compare: CompareRuns | None = None,
 ) -> Guard:
     """The ASGI application. `names` are the exact `host:port` it answers to; `mounts` come after the API's routes."""
-    jobs: dict[str, Any] = {"start": start, "cancel": cancel} if start is not None and cancel is not None else {}
+    given: dict[str, Any] = {"start": start, "cancel": cancel, "compare": compare}
+    jobs = {name: function for name, function in given.items() if function is not None}
     app = Starlette(routes=[*routes(queries, status, **jobs), *mounts], exception_handlers={HTTPException: http_problem})
     return Guard(app, names, token)
 

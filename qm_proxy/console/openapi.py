@@ -20,6 +20,9 @@ _WHAT: dict[str, str] = {
     "kind": "a kind of finding, or a family (loop, tool, …)",
     "state": "queued, running, done, failed or cancelled",
     "names": "comma list of event names; all when left out",
+    "a": "id of a finished run",
+    "b": "id of another",
+    "force": "1: compare what is not comparable",
     "after": "events behind this number (or the header Last-Event-ID)",
 }
 PATHS: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
@@ -38,6 +41,7 @@ PATHS: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("GET", "/api/v1/runs/{id}"): ("One run with its result", ()),
     ("DELETE", "/api/v1/runs/{id}"): ("Cancel a run; what was measured is kept", ()),
     ("GET", "/api/v1/runs/{id}/report"): ("The report of a finished run, Markdown", ()),
+    ("GET", "/api/v1/compare"): ("Two finished runs compared: differences with their intervals", ("a", "b", "force")),
     ("GET", "/api/v1/events"): ("Server-sent events: exchange.opened, .progress, .closed, finding, run", ("names", "after")),
     ("GET", "/api/v1/openapi.json"): ("This document", ()),
 }

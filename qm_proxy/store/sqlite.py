@@ -281,14 +281,23 @@ class Stored:
     # --- runs of probes -----------------------------------------------------------------------------------------------
 
     def runs(self, *, limit: int = 50, cursor: str | None = None, state: str | None = None) -> Json:
-        where, values = _bounds("id", limit, cursor, None)
+        """Newest first by when they were started: a run's id says its kind, not its time."""
+        _check_limit(limit)
+        where, values = ["1"], []
         if state is not None:
             where.append("state = ?")
             values.append(state)
         with self._reading() as connection:
             if connection is None:
                 return _page([], limit)
-            sql = f"select {RUN_COLUMNS} from runs where {' and '.join(where) or '1'} order by id desc limit {limit + 1}"
+            if cursor is not None:
+                last = connection.execute("select ifnull(started_at, ''), id from runs where id = ?", (cursor,)).fetchone()
+                if last is None:
+                    raise ValueError(_NO_CURSOR)
+                where.append("(ifnull(started_at, ''), id) < (?, ?)")
+                values += last
+            order = "order by ifnull(started_at, '') desc, id desc"
+            sql = f"select {RUN_COLUMNS} from runs where {' and '.join(where)} {order} limit {limit + 1}"
             return _page([dict(zip(RUN, row, strict=True)) for row in connection.execute(sql, values)], limit)
 
     def run(self, run_id: str) -> Json | None:
@@ -424,6 +433,9 @@ class Stored:
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
+_NO_CURSOR = "The cursor is none that a list gave: take `next_cursor` of the page before."
+
+
 def _page(items: list[Json], limit: int) -> Json:
     """`items` may hold one more than the page: then there is a next one."""
     more = len(items) > limit
@@ -454,7 +466,7 @@ def _check_cursor(cursor: str) -> None:
     try:
         unix_ms_of(cursor)
     except ValueError as exc:
-        raise ValueError("The cursor is none that a list gave: take `next_cursor` of the page before.") from exc
+        raise ValueError(_NO_CURSOR) from exc
 
 
 def _slices(values: list[str], size: int) -> Iterable[list[str]]:

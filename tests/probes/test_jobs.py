@@ -215,6 +215,18 @@ def test_after_a_restart_the_unfinished_have_failed(tmp_path: Path) -> None:
     )
 
 
+async def test_the_same_run_started_again_resumes_what_a_restart_interrupted(rig: Rig, tmp_path: Path) -> None:
+    """It works in the interrupted run's directory, once; another question, and the run after it, have their own."""
+    row = {"id": "audit-1f2c", "kind": "audit", "model": "m", "state": "running", "settings": {"quick": True}}
+    rig.jobs.adopt([row])
+    for settings in ({"quick": False}, {"quick": True}, {"quick": True}):
+        await rig.jobs.wait(rig.jobs.start("audit", "m", **settings), 60)
+    other, resumed, fresh = (Path(one["out"]).name for one in rig.started())
+    assert resumed == "audit-m-1f2c"
+    assert len({other, resumed, fresh}) == 3
+    assert rig.rows[0]["settings"] == {"quick": True}
+
+
 def _cell(value: float | None) -> dict[str, Any]:
     return {"inspector": {"decode": {"cells": [{"rate": {"value": value}, "depth_tokens": 512}]}}}
 

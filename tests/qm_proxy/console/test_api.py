@@ -82,7 +82,7 @@ def test_start_and_cancel(client: Any) -> None:
     ],
 )
 def test_refusals_say_what_to_do(client: Any, body: bytes, status: int, says: str) -> None:
-    answer = client.post("/api/v1/runs", content=body)
+    answer = client.post("/api/v1/runs", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert says in answer.json()["detail"]

@@ -223,6 +223,19 @@ def test_runs(path: Path, records: Any, writing: Callable[..., Writer]) -> None:
     assert stored.run("nobody") is None
 
 
+def test_runs_are_in_the_order_of_their_start(path: Path, writing: Callable[..., Writer]) -> None:
+    """Their ids begin with their kind: neither the order nor a cursor may rest on them."""
+    writer = writing(path)
+    ids = ["report-b", "inspect-a", "audit-c", "agent-d"]
+    for i, run in enumerate(ids):
+        writer.run({"id": run, "kind": "x", "state": "done", "started_at": f"2026-11-24T10:00:0{i}Z"})
+    assert writer.flush()
+    stored = Stored(path)
+    assert [item["id"] for item in _walk(stored.runs, 1)] == ids[::-1]
+    with pytest.raises(ValueError, match="next_cursor"):
+        stored.runs(cursor="rubbish")
+
+
 def test_everything_can_be_exported_oldest_first(stored: Stored, sent: list[Any]) -> None:
     assert [item["id"] for item in stored.export()] == [record.id for record in sent]
     items = list(stored.export(since=sent[57].started_at, chunks=True))

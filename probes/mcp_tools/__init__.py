@@ -1,0 +1,1 @@
+"""What the MCP server `qm` offers, one idea a file; `probes.mcp_server` joins them."""
