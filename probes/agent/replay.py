@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from textwrap import wrap
 from typing import Any, Final
 
 from probes.agent.oracle import Oracle
@@ -15,8 +16,8 @@ from probes.agent.trace import Played, StepSeen
 __all__ = ["replay", "stopped_at", "terminal"]
 
 _LONGEST: Final = 400
-_ROWS: Final = 4
-"""Lines of one answer that the terminal shows."""
+_ROWS: Final = 6
+"""Lines of one answer, and of one long line, that the terminal shows."""
 
 
 def stopped_at(run: Played) -> int | None:
@@ -94,7 +95,7 @@ def terminal(shown: dict[str, Any], width: int = 120) -> str:
     """A replay as text: one block a step, marks at the evidence and where progress stopped."""
     lines = [
         f"{shown['instance']} ({shown['path']}): {shown['outcome']}" + (f" / {shown['sub']}" if shown["sub"] else ""),
-        *(f"  {line}" for line in shown["task"].splitlines()),
+        *(part for line in shown["task"].splitlines() for part in wrap(f"  {line}", width, subsequent_indent="  ")),
         f"  horizon {shown['horizon']} steps, oracle {shown['oracle_steps']}, progress {100 * shown['progress']:.0f} %",
         "",
     ]
@@ -110,20 +111,21 @@ def terminal(shown: dict[str, Any], width: int = 120) -> str:
             continue
         mark = ">>" if step["evidence"] else "  "
         if (words := said.pop(step["turn"], "")) and words != step["detail"]:
-            lines.append(_cut(f"      the model says: {words.splitlines()[0]}", width))
+            lines += wrap(f"      the model says: {words}", width, subsequent_indent=" " * 9)[:_ROWS]
         call = step["call"] + " " + json.dumps(step["arguments"], ensure_ascii=False) if step["call"] else f"({step['kind']})"
-        lines.append(_cut(f"{mark}{step['step']:3} {call}", width))
+        lines += wrap(f"{mark}{step['step']:3} {call}", width, subsequent_indent=" " * 6)[:_ROWS]
         answered = step["answer"].splitlines() if step["answer"] else [step["detail"]]
-        lines += [_cut(f"      {'=> ' if not row else '   '}{line}", width) for row, line in enumerate(answered[:_ROWS])]
+        for row, line in enumerate(answered[:_ROWS]):
+            lines += wrap(line, width, initial_indent="      => " if not row else " " * 9, subsequent_indent=" " * 9)[:_ROWS]
         if len(answered) > _ROWS:
             lines.append(f"         … {len(answered) - _ROWS} more lines")
         if step["oracle"] is not None:
             would = f"{step['oracle']['call']} {json.dumps(step['oracle']['arguments'], ensure_ascii=False)}"
-            lines.append(_cut(f"      the oracle would: {would}", width))
+            lines += wrap(f"      the oracle would: {would}", width, subsequent_indent=" " * 9)[:_ROWS]
         if step["step"] == shown["progress_stopped_at"] and shown["outcome"] != "PASS":
             lines.append(f"      -- progress stopped here, {step['calls_left']} calls short --")
     if shown["why"]:
-        lines += ["", _cut(f"{shown['outcome']}: {shown['why']}", 2 * width)]
+        lines += ["", *wrap(f"{shown['outcome']}: {shown['why']}", width, subsequent_indent="  ")]
     return "\n".join(lines)
 
 
@@ -141,7 +143,3 @@ def _short(arguments: dict[str, object]) -> dict[str, object]:
 
 def _alike(step: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(step[key] == other[key] for key in ("call", "arguments", "answer", "kind"))
-
-
-def _cut(line: str, width: int) -> str:
-    return line if len(line) <= width else line[: width - 1] + "…"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from textwrap import shorten
 from typing import Any, Final
 
 __all__ = ["STYLE", "folded", "fragment", "page"]
@@ -77,7 +78,7 @@ def folded(items: Sequence[dict[str, Any]]) -> str:
     parts = []
     for shown in items:
         good = shown["outcome"] == "PASS"
-        why = "" if good else f": {shown['why'][:120]}"
+        why = "" if good or not shown["why"] else f": {shorten(shown['why'], 120, placeholder=' …')}"
         line = f'<b class="{"good" if good else "bad"}">{escape(_outcome(shown))}</b> {escape(_name(shown))}{escape(why)}'
         parts.append(f'<details id="{escape(_name(shown), quote=True)}"><summary>{line}</summary>{fragment(shown)}</details>')
     return f'<div class="qm-replays">{"".join(parts)}</div>'
@@ -132,7 +133,7 @@ def _step(step: dict[str, Any], said: str) -> str:
         would = f"{step['oracle']['call']} {json.dumps(step['oracle']['arguments'], ensure_ascii=False)}"
         rows.append(_row("the oracle", f"<code>{escape(would)}</code>", " class=oracle"))
     elif step.get("as_oracle"):
-        rows.append(_row("the oracle", "the same", " class=oracle"))
+        rows.append(_row("the oracle", '<span class="soft">the same</span>', " class=oracle"))
     kind = " class=evidence" if step["evidence"] else ""
     return f'<li{kind}><span class="n">Step {step["step"]}</span>{marks}<dl>{"".join(rows)}</dl></li>'
 
@@ -177,6 +178,7 @@ def _way(shown: dict[str, Any]) -> str:
     return (
         f'<figure style="margin:.6rem 0"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
         f'<line x1="0" y1="{height - 10}" x2="{width}" y2="{height - 10}" stroke="var(--line)"/>'
+        f'<text x="{width}" y="{height - 14}" text-anchor="end" font-size="11" fill="var(--soft)">the goal</text>'
         f'<path d="{path}" fill="none" stroke="var(--way)" stroke-width="2"/>{marks}</svg>'
         f'<figcaption class="soft">{escape(legend)}</figcaption></figure>'
     )
