@@ -555,6 +555,7 @@ class Exchange:
             captured_request=self._captured_request,
             captured_answer=captured.text.taken() if captured else None,
             captured_thinking=captured.thinking.taken() if captured else None,
+            captured_calls=captured.calls if captured else [],
             **{name: getattr(timing, name) for name in _TIMING},
         )
         self._decoder = self._feed = self._coding = None
@@ -645,11 +646,12 @@ class _Text:
 
 
 class _Captured:
-    """With `capture`: what was answered, for the store. Sees events as a detector does, and finds nothing."""
+    """With `capture`: what was answered, for store and export. Sees events as a detector does, and finds nothing."""
 
-    __slots__ = ("text", "thinking")
+    __slots__ = ("calls", "text", "thinking")
 
     def __init__(self) -> None:
+        self.calls: list[str] = []
         self.text = _Text()
         self.thinking = _Text()
 
@@ -658,6 +660,8 @@ class _Captured:
             self.text.add(event.text)
         elif isinstance(event, ThinkingDelta):
             self.thinking.add(event.text)
+        elif isinstance(event, ToolCall) and len(self.calls) < _MAX_CALLS:
+            self.calls.append(event.arguments[:CAPTURE_BYTES])
         return ()
 
 

@@ -232,6 +232,7 @@ class Record:
     undecoded: str | None = None  # why the body could not be read, in words
     series: Chunks | None = None
     opened: Opened | None = None
-    captured_request: str | None = None  # only with --capture-content
+    captured_request: str | None = None  # only with --capture-content, or for export
     captured_answer: str | None = None
     captured_thinking: str | None = None
+    captured_calls: list[str] = field(default_factory=list)  # the arguments of each tool call; exported, not stored

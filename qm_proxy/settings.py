@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     guard: Literal["observe", "cut"] = Field("observe", description="cut: end a stream that provably loops. observe: only tell.")
     workers: int = Field(1, ge=1, le=64, description="Relay processes that share the port. One carries some 50 k tokens/s.")
     capture_content: bool = Field(False, description="Store prompts and answers (redacted, capped). Off: only numbers.")
+    redact: str | None = Field(
+        None, description="A function of yours, module:name, that each captured text goes through as well: text in, text out."
+    )
     excerpts: bool = Field(True, description="Findings keep ≤ 80 characters of evidence, locally. `--no-excerpts` keeps none.")
     grace: float = Field(10.0, ge=0, le=86400, description="Seconds that running streams get to end when the proxy stops.")
     ring: int = Field(2000, ge=10, le=1_000_000, description="Exchanges kept in memory for console and terminal.")

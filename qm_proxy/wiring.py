@@ -58,10 +58,11 @@ from qm_proxy.sinks import Sink
 from qm_proxy.store.both import Both
 from qm_proxy.store.database import secret_key
 from qm_proxy.store.queries import Ring
-from qm_proxy.store.redact import redact
+from qm_proxy.store.redact import Redactor, hook_of
 from qm_proxy.store.sqlite import Stored
 from qm_proxy.store.writer import Writer
 from qm_proxy.tasks import spawn
+from qm_proxy.telemetry.content import CAPTURE_VARIABLE
 from qm_proxy.telemetry.metrics import Metrics
 from qm_proxy.telemetry.prometheus import page
 from qm_proxy.telemetry.provider import SIGNALS, Export, wanted
@@ -170,9 +171,15 @@ class Process:
         self.metrics = Metrics()
         self.ring = Ring(limit=self.plan["ring"])
         self.live = Live()
+        self.redact, kept = _redactor(self.plan)
         self.export: Export | None = None
         if any(wanted(s) for s in SIGNALS):
-            self.export = Export(self.metrics, upstream.url, __version__, lambda text: redact(text)[0])
+            text_of = None if self.redact is None else self.redact.text
+            self.export = Export(self.metrics, upstream.url, __version__, text_of, content_is_ours=not kept)
+        exported = self.export is not None and self.export.wants_content
+        self.capture = kept or exported
+        if exported:
+            print(f"qm-proxy: prompts and answers are exported: {CAPTURE_VARIABLE} asks for it.", file=sys.stderr, flush=True)
         db = None if self.plan["db"] is None else Path(self.plan["db"])
         self.guard = Guard(self._end_by_guard) if self.plan["guard"] == "cut" else None
         self.places: OrderedDict[str, Place] = OrderedDict()
@@ -182,7 +189,8 @@ class Process:
         self.writer = Writer(
             db,
             excerpts=self.plan["excerpts"],
-            content=self.plan["capture_content"],
+            content=kept,
+            redact=self.redact,
             keep_s=self.plan["retain_days"] * 86400,
             keep_bytes=int(self.plan["retain_mb"] * 2**20) if db else MEMORY_BYTES,
         )
@@ -406,6 +414,7 @@ class Process:
             "upstream": None
             if not self.residency.failing
             else f"nothing answers at {self.config['upstream_url']}; clients are told so. Start Ollama, or give --upstream.",
+            "export": None if self.export is None else self.export.trouble(),
             "store": None if store["state"] == "ok" else f"{store['message']} {store['remedy'] or ''} Traffic goes on.",
         }
         for name, text in news.items():
@@ -447,7 +456,7 @@ class Process:
             others_of=self.busy.get,
             detectors=self._detectors,
             unix_ns_of=self.clock.unix_ns,
-            capture=self.plan["capture_content"],
+            capture=self.capture,
             trouble=self.observer.trouble,
         )
 
@@ -593,6 +602,7 @@ class Process:
             },
             "sessions": self.sessions.status(),
             "store": self.writer.status(),
+            "export": None if self.export is None else self.export.status(),
             "relays": relays,
         }
 
@@ -603,6 +613,15 @@ def _key(db: Path | None) -> bytes:
         with contextlib.suppress(OSError):
             return secret_key(db)
     return secrets.token_bytes(32)
+
+
+def _redactor(plan: dict[str, Any]) -> tuple[Redactor | None, bool]:
+    """(what takes secrets out of captured text, whether content is stored). A hook that cannot be loaded: no content at all."""
+    try:
+        return Redactor(hook_of(plan.get("redact"))), bool(plan["capture_content"])
+    except SettingsError as exc:
+        print(f"qm-proxy: {exc} No content is kept or exported.", file=sys.stderr, flush=True)
+        return None, False
 
 
 def _session_id(exchange_id: str) -> str:

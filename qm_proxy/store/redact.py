@@ -1,4 +1,5 @@
-"""What is taken out of captured content before it is stored: keys, tokens, passwords. By pattern: neither complete nor perfect.
+"""What is taken out of captured content before it is stored or exported: keys, tokens, passwords. By pattern: neither complete
+nor perfect. A user's own function (the setting `redact`) sees each text behind the patterns.
 
 A redacted piece leaves its kind behind: `[redacted: github token]`. Patterns are anchored on fixed prefixes and bounded, so that
 the cost stays linear in the text.
@@ -6,9 +7,13 @@ the cost stays linear in the text.
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Callable
 
-__all__ = ["PATTERNS", "redact"]
+from qm_proxy.errors import SettingsError
+
+__all__ = ["PATTERNS", "Redactor", "hook_of", "redact"]
 
 PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
@@ -57,3 +62,48 @@ def redact(text: str) -> tuple[str, int]:
     for kind, pattern in PATTERNS:
         text = pattern.sub(lambda match, kind=kind: replace(match, kind), text)  # type: ignore[misc]
     return text, taken
+
+
+class Redactor:
+    """`redact`, then a user's hook where there is one. A hook that raises, or answers with something else than a text, costs the
+    whole text: what it would have taken out must not stay."""
+
+    def __init__(self, hook: Callable[[str], str] | None = None) -> None:
+        self._hook = hook
+        self.failures = 0
+
+    def __call__(self, text: str) -> tuple[str, int]:
+        """The text as it may be kept, and how many pieces were taken out."""
+        plain, taken = redact(text)
+        if self._hook is None:
+            return plain, taken
+        try:
+            changed = self._hook(plain)
+        except Exception:
+            changed = None
+        if not isinstance(changed, str):
+            self.failures += 1
+            return "[redacted: the hook failed]", taken + 1
+        return changed, taken + (changed != plain)
+
+    def text(self, text: str) -> str:
+        """Only the text."""
+        return self(text)[0]
+
+
+def hook_of(name: str | None) -> Callable[[str], str] | None:
+    """The function that `module:name` names, importable from where the proxy was started. Raises `SettingsError`."""
+    if name is None:
+        return None
+    module, colon, function = name.partition(":")
+    remedy = "Set redact to module:function of something that can be imported (PYTHONPATH)."
+    if not (module and colon and function):
+        raise SettingsError(f"The redaction hook {name!r} is not of the form module:function.", remedy=remedy)
+    try:
+        hook = getattr(importlib.import_module(module), function)
+    except Exception as exc:  # importing runs a user's code
+        raise SettingsError(f"The redaction hook {name!r} cannot be loaded: {type(exc).__name__}: {exc}.", remedy=remedy) from exc
+    if not callable(hook):
+        raise SettingsError(f"The redaction hook {name!r} is no function.", remedy=remedy)
+    found: Callable[[str], str] = hook
+    return found

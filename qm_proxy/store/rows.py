@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from qm_proxy.findings import EXCERPT_CHARACTERS, Finding
 from qm_proxy.record import Opened, Placed, Record
-from qm_proxy.store.redact import redact
+from qm_proxy.store.redact import Redactor
 
 __all__ = ["ORDER", "STATEMENTS", "Keeping", "Row", "exchange_rows", "finding_row", "run_row", "started_rows"]
 
@@ -37,6 +37,7 @@ class Keeping:
     excerpts: bool = True
     content: bool = False
     content_bytes: int = 256 * 1024
+    redact: Redactor = field(default_factory=Redactor)
 
 
 def _fields(names: str) -> list[str]:
@@ -297,7 +298,7 @@ def _content(record: Record, keeping: Keeping) -> list[Row]:
             kept.append(None)
             continue
         # what lies far beyond the cap is not searched; a secret that the cap would cut in two is, and goes as a whole
-        plain, taken = redact(_text(text[: keeping.content_bytes + 16384]) or "")
+        plain, taken = keeping.redact(_text(text[: keeping.content_bytes + 16384]) or "")
         whole = plain.encode()
         kept.append(whole[: keeping.content_bytes].decode("utf-8", "ignore"))
         cut += max(0, len(whole) - keeping.content_bytes) + max(0, len(text) - keeping.content_bytes - 16384)

@@ -26,6 +26,7 @@ from qm_proxy.ids import new_id
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.store.database import Failure, Place, failure_of, in_memory, open_for_writing
+from qm_proxy.store.redact import Redactor
 from qm_proxy.store.retention import Retention, sizes
 from qm_proxy.store.rows import ORDER, STATEMENTS, Keeping, Row, exchange_rows, finding_row, run_row, started_rows
 
@@ -58,6 +59,7 @@ class Writer:
         *,
         excerpts: bool = True,
         content: bool = False,
+        redact: Redactor | None = None,
         keep_s: float | None = None,
         keep_bytes: int | None = None,
         queue_bytes: int = QUEUE_BYTES,
@@ -65,7 +67,7 @@ class Writer:
         now: Callable[[], float] = time.time,
     ) -> None:
         self.place: Place = in_memory() if path is None else path
-        self._keeping = Keeping(excerpts, content)
+        self._keeping = Keeping(excerpts, content, redact=redact or Redactor())
         self._retention = Retention(keep_s, keep_bytes)
         self._queue_bytes = queue_bytes
         self._linger_s = linger_s

@@ -11,7 +11,6 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from qm_proxy.findings import Finding
 from qm_proxy.measure.series import unpack
 from qm_proxy.record import Record
-from qm_proxy.telemetry.content import Redact, content, content_wanted
+from qm_proxy.telemetry.content import Redact, as_json, asking, content
 from qm_proxy.telemetry.names import EVENTS, SPANS, Profile, attribute
 
 if TYPE_CHECKING:
@@ -81,7 +80,9 @@ class Spans:
         self._profile = profile
         self._itl = itl
         self._server = server
-        self._redact = redact if content_wanted() else None
+        self._asking = asking()
+        self._redact = redact
+        self._told: dict[str, list[dict[str, object]]] = {}  # the messages of the record that was built last
         self._contexts: OrderedDict[str, SpanContext] = OrderedDict()
 
     def build(self, record: Record) -> SpanContext:
@@ -90,6 +91,8 @@ class Spans:
         from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
         opened = record.opened
+        wanted = self._redact is not None and (self._asking.on_spans or self._asking.on_events)
+        self._told = content(record, self._redact) if wanted and self._redact is not None else {}
         start = start_unix_ns(record)
         end = start + int(record.total_s * 1e9)
         context = None
@@ -115,7 +118,7 @@ class Spans:
                 f"{record.operation} {record.model}" if record.model else record.operation,
                 trace.set_span_in_context(server),
                 SpanKind.CLIENT,
-                self._named(self._inference(record, error)),
+                self._named(self._inference(record, error) | (as_json(self._told) if self._asking.on_spans else {})),
                 links=links,
                 start_time=start,
             )
@@ -131,6 +134,17 @@ class Spans:
         while len(self._contexts) > CONTEXTS_KEPT:
             self._contexts.popitem(last=False)
         self._turnarounds(record, found, start)
+        return found
+
+    def details(self, record: Record) -> dict[str, object] | None:
+        """Attributes of the event that tells the operation whole, its messages structured; `None` where none is asked for. Of the
+        record that was built last."""
+        if not self._asking.events or record.operation is None:
+            return None
+        found: dict[str, object] = {**self._named(self._inference(record, _error_type(record)))}
+        for key, messages in self._told.items() if self._asking.on_events else ():
+            if (name := attribute(key, self._profile)) is not None:
+                found[name] = messages
         return found
 
     # --- attributes ---------------------------------------------------------------------------------------------------
@@ -204,8 +218,7 @@ class Spans:
             if (source := record.session_source) in ("header", "metadata") and record.opened is not None and source:
                 placed = record.opened.placed
                 found["conversation"] = placed.client_session if placed else None
-        told = content(record, self._redact) if self._redact is not None else {}
-        return found | told | self._times(record)
+        return found | self._times(record)
 
     def _times(self, record: Record) -> dict[str, AttributeValue | None]:
         if record.itl is None or record.series is None:
@@ -331,8 +344,3 @@ def _error_type(record: Record) -> str | None:
     if record.http_status is not None and record.http_status >= 400:
         return str(record.http_status)
     return {"upstream_truncated": "upstream_truncated", "upstream_error": "ollama_error"}.get(record.ending)
-
-
-def content_json(text: str | None) -> str | None:
-    """Captured content as the JSON string of one text part; only reached with content capture on."""
-    return None if text is None else json.dumps([{"parts": [{"type": "text", "content": text}]}])

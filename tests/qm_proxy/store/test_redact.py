@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qm_proxy.store.redact import PATTERNS, redact
+from qm_proxy.errors import SettingsError
+from qm_proxy.store.redact import PATTERNS, Redactor, hook_of, redact
 
 _JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 
@@ -65,3 +68,32 @@ def test_the_cost_is_linear() -> None:
     for piece in ("-----BEGIN PRIVATE KEY-----", "eyJ", "a_b-", "token ", "https://", "api_key=", "sk-", "Bearer "):
         redact(piece * (400_000 // len(piece)))
     assert len(PATTERNS) == 13
+
+
+def shout(text: str) -> str:
+    return text.replace("ACME", "[customer]")
+
+
+def test_a_users_hook_comes_behind_the_patterns() -> None:
+    redactor = Redactor(shout)
+    text, taken = redactor("ACME's key is " + "ghp_" + "a1B2" * 9)
+    assert text == "[customer]'s key is [redacted: github token]"
+    assert taken == 2
+    assert Redactor().text("ACME") == "ACME"
+
+
+@pytest.mark.parametrize("hook", [lambda text: 1 / 0, lambda text: None])
+def test_a_hook_that_fails_costs_the_text(hook: Any) -> None:
+    redactor = Redactor(hook)
+    assert redactor.text("what it would have taken out") == "[redacted: the hook failed]"
+    assert redactor.failures == 1
+
+
+def test_hooks_are_found_by_name() -> None:
+    assert hook_of(None) is None
+    found = hook_of("textwrap:dedent")
+    assert found is not None
+    assert found(" x") == "x"
+    for name in ("textwrap", "textwrap:", "textwrap:nothing", "no_such_module:x", "textwrap:__name__"):
+        with pytest.raises(SettingsError, match="module:function"):
+            hook_of(name)

@@ -1,4 +1,4 @@
-"""Content leaves only when asked for twice, redacted and cut."""
+"""Content leaves only when asked for, redacted and cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from qm_proxy.events import Asked, Message, Nanoseconds, PastCall
 from qm_proxy.record import Opened, Record, ToolCallSeen
-from qm_proxy.telemetry.content import TEXT_MAX, WHOLE_MAX, content, content_wanted
+from qm_proxy.telemetry.content import CAPTURE_VARIABLE, TEXT_MAX, WHOLE_MAX, as_json, asking, content
 
 
 def hide(text: str) -> str:
@@ -52,11 +52,27 @@ def test_nothing_captured_is_nothing_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "wanted"), [("", False), ("NO_CONTENT", False), ("event_only", False), ("SPAN_ONLY", True), ("true", True)]
+    ("word", "emit", "asked"),
+    [
+        ("", "", (False, False, False)),
+        ("NO_CONTENT", "", (False, False, False)),
+        ("everything", "", (False, False, False)),
+        ("SPAN_ONLY", "", (True, False, False)),
+        ("true", "", (True, False, False)),
+        ("event_only", "", (False, True, True)),
+        ("SPAN_AND_EVENT", "", (True, True, True)),
+        ("SPAN_AND_EVENT", "false", (True, False, False)),
+        ("EVENT_ONLY", "false", (False, False, False)),
+        ("NO_CONTENT", "true", (False, False, True)),
+        ("SPAN_ONLY", "true", (True, False, True)),
+        ("EVENT_ONLY", "perhaps", (False, True, True)),
+    ],
 )
-def test_the_variable_asks(monkeypatch: pytest.MonkeyPatch, word: str, wanted: bool) -> None:
-    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", word)
-    assert content_wanted() is wanted
+def test_the_variables_ask(monkeypatch: pytest.MonkeyPatch, word: str, emit: str, asked: tuple[bool, bool, bool]) -> None:
+    """(messages on spans, messages on events, events at all)"""
+    monkeypatch.setenv(CAPTURE_VARIABLE, word)
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", emit)
+    assert asking() == asked
 
 
 def test_messages_have_the_conventions_shape_and_no_secrets() -> None:
@@ -72,29 +88,31 @@ def test_messages_have_the_conventions_shape_and_no_secrets() -> None:
             captured_thinking="hm",
             finish_reason="stop",
             tool_calls=[call],
+            captured_calls=['{"command":"echo secret"}'],
         ),
         hide,
     )
     assert "secret" not in json.dumps(told)
-    assert json.loads(str(told["system_instructions"])) == [{"type": "text", "content": "the [redacted] rules"}]
-    user, assistant, tool = json.loads(str(told["input_messages"]))
+    assert told["system_instructions"] == [{"type": "text", "content": "the [redacted] rules"}]
+    user, assistant, tool = told["input_messages"]
     assert user == {
         "role": "user",
         "parts": [{"type": "text", "content": "the [redacted]"}, {"type": "file", "file_id": "sha256:ab"}],
     }
     assert [part["type"] for part in assistant["parts"]] == ["reasoning", "tool_call"]
     assert tool["parts"] == [{"type": "tool_call_response", "id": "c1", "response": "[redacted] result"}]
-    (said,) = json.loads(str(told["output_messages"]))
+    (said,) = told["output_messages"]
     assert said["finish_reason"] == "stop"
     assert [part["type"] for part in said["parts"]] == ["reasoning", "text", "tool_call"]
+    assert said["parts"][2] == {"type": "tool_call", "id": "c2", "name": "bash", "arguments": '{"command":"echo [redacted]"}'}
+    assert {key: json.loads(text) for key, text in as_json(told).items()} == told
 
 
 def test_long_texts_and_histories_are_cut() -> None:
     many = [Message("user", f"{n} " + "x" * TEXT_MAX * 2) for n in range(100)]
     told = content(record(*many, captured_request="{}", captured_answer="", tool_calls=[]), hide)
-    text = str(told["input_messages"])
-    kept = json.loads(text)
-    assert len(text) <= WHOLE_MAX + 2
+    kept = told["input_messages"]
+    assert len(as_json(told)["input_messages"]) <= WHOLE_MAX + 2
     assert 0 < len(kept) < 100
     assert kept[-1]["parts"][0]["content"].startswith("99 ")
-    assert told["output_messages"] is None
+    assert "output_messages" not in told

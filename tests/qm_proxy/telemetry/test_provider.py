@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import json
+import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +15,10 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from qm_proxy.events import Asked, Message, Nanoseconds
 from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Record
+from qm_proxy.telemetry.content import CAPTURE_VARIABLE, Redact
 from qm_proxy.telemetry.metrics import Metrics
 from qm_proxy.telemetry.provider import Export, wanted
 
@@ -21,13 +26,16 @@ from .test_metrics import record as plain_record
 
 
 class Receiver(http.server.ThreadingHTTPServer):
-    """Keeps what it is sent; `mode` is how it behaves: good, 429, 400 or dead (closes without answering)."""
+    """Keeps what it is sent; `mode` is how it behaves: good, a status (429, 400, 413, 503), small (413 above `limit`), slow
+    (answers after `release`), or dead (closes without answering)."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.mode = "good"
         self.got: dict[str, list[Any]] = {"/v1/traces": [], "/v1/logs": [], "/v1/metrics": []}
         self.largest = 0
+        self.limit = 4 * 2**20
+        self.release = threading.Event()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -36,17 +44,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         assert isinstance(server, Receiver)
         body = self.rfile.read(int(self.headers["Content-Length"]))
         server.largest = max(server.largest, len(body))
-        if server.mode == "dead":
+        if server.mode == "slow":
+            server.release.wait(30)
+        if server.mode in ("dead", "slow"):
             self.close_connection = True
             return
-        if server.mode == "good":
+        good = server.mode == "good" or (server.mode == "small" and len(body) <= server.limit)
+        if good:
             kinds: dict[str, Any] = {
                 "/v1/traces": ExportTraceServiceRequest,
                 "/v1/logs": ExportLogsServiceRequest,
                 "/v1/metrics": ExportMetricsServiceRequest,
             }
             server.got[self.path].append(kinds[self.path].FromString(body))
-        self.send_response(200 if server.mode == "good" else int(server.mode))
+        self.send_response(200 if good else 413 if server.mode == "small" else int(server.mode))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -62,6 +73,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     yield server
+    server.release.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -87,8 +99,8 @@ def record(**changed: Any) -> Record:
     return plain_record(**({"opened": opened} | changed))
 
 
-def sent(records: list[Record], metrics: Metrics | None = None) -> Export:
-    export = Export(metrics or Metrics(), "http://127.0.0.1:11434", "0")
+def sent(records: list[Record], metrics: Metrics | None = None, redact: Redact | None = None) -> Export:
+    export = Export(metrics or Metrics(), "http://127.0.0.1:11434", "0", redact)
     export.start()
     for one in records:
         export.closed(one)
@@ -163,11 +175,66 @@ def test_metrics_carry_the_aggregate(receiver: Receiver) -> None:
     assert sum(gap.bucket_counts) == 3
 
 
-@pytest.mark.parametrize("mode", ["400", "dead"])
-def test_a_bad_receiver_costs_only_telemetry(receiver: Receiver, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        ("400", "code: 400"),
+        ("413", "code: 413"),
+        ("429", "Too Many Requests|timeout"),  # the second when the first pause would have been longer than what is left
+        ("503", "Service Unavailable|timeout"),
+        ("dead", "onnection|timeout"),
+        ("slow", "timed out|timeout"),
+    ],
+)
+def test_a_bad_receiver_costs_only_telemetry(receiver: Receiver, mode: str, why: str) -> None:
+    """Counted, with the reason, in what the console and the terminal show."""
     receiver.mode = mode
     export = sent([record()])
     assert export.drops["traces"] == 5
+    told = {signal["signal"]: signal for signal in export.status()["signals"]}
+    assert (told["traces"]["sent"], told["traces"]["dropped"]) == (0, 5)
+    assert re.search(why, str(told["traces"]["failing"]))
+    assert "cannot be exported" in str(export.trouble())
+
+
+def test_nobody_there_is_told_too(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    export = sent([record()])
+    assert export.drops["traces"] == 5
+    assert re.search("refused|timeout", str(export.trouble()))
+
+
+def test_it_recovers(receiver: Receiver) -> None:
+    receiver.mode = "400"
+    export = Export(Metrics(), "http://127.0.0.1:11434", "0")
+    export.start()
+    tick = threading.Event()
+    export.closed(record())
+    while export.trouble() is None:
+        tick.wait(0.01)
+    receiver.mode = "good"
+    export.closed(record())
+    while export.sent["traces"] == 0:
+        tick.wait(0.01)
+    export.close(20)
+    assert export.trouble() is None
+    assert (export.sent["traces"], export.drops["traces"]) == (5, 5)
+
+
+def test_the_loop_never_waits_for_a_slow_receiver(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred records while the receiver holds the first: what fits is queued, the rest counted, and `closed` came back."""
+    monkeypatch.setattr("qm_proxy.telemetry.provider.QUEUE_RECORDS", 10)
+    monkeypatch.setattr("qm_proxy.telemetry.provider.BATCH_RECORDS", 1)
+    receiver.mode = "slow"
+    export = Export(Metrics(), "http://127.0.0.1:11434", "0")
+    export.start()
+    for _ in range(100):
+        export.closed(record())
+    dropped = export.drops["traces"]
+    receiver.mode = "good"
+    receiver.release.set()
+    export.close(20)
+    assert dropped >= 100 - 10 - 2
 
 
 def test_a_full_queue_is_counted(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +243,145 @@ def test_a_full_queue_is_counted(receiver: Receiver, monkeypatch: pytest.MonkeyP
     for _ in range(5):
         export.closed(record())
     assert export.drops["traces"] == 2
+
+
+def test_queued_content_is_bounded_in_bytes(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qm_proxy.telemetry.provider.QUEUE_BYTES", 10_000)
+    export = Export(Metrics(), "http://127.0.0.1:11434", "0")
+    for _ in range(5):
+        export.closed(record(captured_request="x" * 2000, captured_answer="y"))
+    export.closed(record())  # without content: the records' own bound holds
+    assert export.drops["traces"] == 3
+    export.start()
+    export.close(20)
+    assert export.sent["traces"] == 5 * 3
+
+
+def test_a_receiver_of_four_mebibytes_gets_everything(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content makes batches large: 40 records of 256 KiB are 10 MiB. Spans and logs are sent in halves until they fit."""
+    monkeypatch.setenv(CAPTURE_VARIABLE, "SPAN_AND_EVENT")
+    receiver.mode = "small"
+    export = sent([captured(text="x" * 16_000, messages=16) for _ in range(40)], redact=hide)
+    assert export.drops == {"traces": 0, "metrics": 0, "logs": 0}
+    assert export.sent["logs"] == 40 + 40  # each record has a finding
+    assert 2**20 < receiver.largest <= receiver.limit
+
+
+# --- content ----------------------------------------------------------------------------------------------------------
+
+MESSAGES = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages")
+
+
+def hide(text: str) -> str:
+    return text.replace("hunter2", "[hidden]")
+
+
+def captured(text: str = "my password is hunter2", messages: int = 1) -> Record:
+    """A record as the observer makes it when content is wanted."""
+    said = tuple(Message("user", text) for _ in range(messages))
+    asked = Asked(Nanoseconds(0), "ollama", "chat", "m:1", True, messages=(Message("system", "be brief"), *said))
+    made = record()
+    assert made.opened is not None
+    made.opened = replace(made.opened, asked=asked)
+    made.captured_request, made.captured_answer = text, f"So {text}!"
+    return made
+
+
+def logs(receiver: Receiver) -> list[Any]:
+    return [r for q in receiver.got["/v1/logs"] for rs in q.resource_logs for sl in rs.scope_logs for r in sl.log_records]
+
+
+def plain(value: Any) -> Any:
+    """An AnyValue as Python has it."""
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [plain(v) for v in value.array_value.values]
+    if kind == "kvlist_value":
+        return {v.key: plain(v.value) for v in value.kvlist_value.values}
+    return None if kind is None else getattr(value, kind)
+
+
+@pytest.mark.parametrize(
+    ("mode", "on_spans", "on_events"),
+    [
+        (None, False, False),
+        ("NO_CONTENT", False, False),
+        ("SPAN_ONLY", True, False),
+        ("EVENT_ONLY", False, True),
+        ("SPAN_AND_EVENT", True, True),
+    ],
+)
+def test_content_goes_where_it_was_asked_for(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, mode: str | None, on_spans: bool, on_events: bool
+) -> None:
+    if mode is not None:
+        monkeypatch.setenv(CAPTURE_VARIABLE, mode)
+    sent([captured()], redact=hide)
+    client = next(span for span in spans(receiver) if span.name == "chat m:1")
+    told = attributes(client)
+    assert all((name in told) is on_spans for name in MESSAGES)
+    if on_spans:
+        assert json.loads(told["gen_ai.input.messages"])[0]["parts"][0]["content"] == "my password is [hidden]"
+    events = [log for log in logs(receiver) if log.event_name == "gen_ai.client.inference.operation.details"]
+    assert len(events) == on_events
+    for event in events:
+        whole = {a.key: plain(a.value) for a in event.attributes}
+        assert whole["gen_ai.system_instructions"] == [{"type": "text", "content": "be brief"}]
+        assert whole["gen_ai.input.messages"] == [
+            {"role": "user", "parts": [{"type": "text", "content": "my password is [hidden]"}]}
+        ]
+        assert whole["gen_ai.output.messages"][0]["parts"][0]["content"] == "So my password is [hidden]!"
+        assert whole["gen_ai.request.model"] == "m:1"
+        assert whole["gen_ai.usage.output_tokens"] == 6
+        assert (event.trace_id, event.span_id) == (client.trace_id, client.span_id)
+    everything = b"".join(m.SerializeToString() for kind in receiver.got.values() for m in kind)
+    assert b"hunter2" not in everything
+    assert (b"password" in everything) is (on_spans or on_events)
+
+
+def test_the_event_alone_has_no_messages(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "true")
+    sent([captured()], redact=hide)
+    (event,) = [log for log in logs(receiver) if log.event_name == "gen_ai.client.inference.operation.details"]
+    names = {a.key for a in event.attributes}
+    assert "gen_ai.request.model" in names
+    assert not names & set(MESSAGES)
+
+
+def test_without_a_redactor_no_content_leaves(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CAPTURE_VARIABLE, "SPAN_AND_EVENT")
+    export = sent([captured()])
+    assert not export.wants_content
+    assert b"password" not in b"".join(m.SerializeToString() for kind in receiver.got.values() for m in kind)
+
+
+@pytest.mark.parametrize(
+    ("mode", "signals", "wanted"),
+    [("SPAN_ONLY", "traces", True), ("SPAN_ONLY", "logs", False), ("EVENT_ONLY", "logs", True), ("EVENT_ONLY", "traces", False)],
+)
+def test_content_is_captured_only_for_a_signal_that_carries_it(
+    monkeypatch: pytest.MonkeyPatch, mode: str, signals: str, wanted: bool
+) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{signals.upper()}_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv(CAPTURE_VARIABLE, mode)
+    assert Export(Metrics(), "http://127.0.0.1:11434", "0", hide).wants_content is wanted
+
+
+def test_content_captured_for_export_alone_goes_no_further(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sinks behind (ring, store, page) see the record without it."""
+    monkeypatch.setenv(CAPTURE_VARIABLE, "SPAN_ONLY")
+    export = Export(Metrics(), "http://127.0.0.1:11434", "0", hide, content_is_ours=True)
+    one = captured()
+    export.start()
+    export.closed(one)
+    export.close(20)
+    assert b"password is [hidden]" in b"".join(m.SerializeToString() for m in receiver.got["/v1/traces"])
+    assert one.captured_request is None
+    assert one.captured_answer is None
+    assert one.opened is not None
+    assert one.opened.asked is not None
+    assert one.opened.asked.messages == ()
+    assert one.trace_id is not None
 
 
 def test_large_batches_are_halved(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
