@@ -1,5 +1,5 @@
-"""The whole proxy is killed, every process of it, at moments nobody chose: the database stays whole, and what was said to be stored
-is there. The same file serves on through all kills."""
+"""The whole proxy is killed, every process of it, at moments nobody chose: the database stays whole and holds what was said to be
+stored. The same file serves on through all kills."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from qm_proxy.cli import plan_of
 from qm_proxy.servant import Servant
 from qm_proxy.settings import load
+from qm_proxy.store.sqlite import Stored
 
 from .conftest import SimThread
 from .test_prometheus import _DIRECT, TOOLS, eventually, free_port, get, post, say
@@ -72,8 +74,14 @@ class Phoenix:
             return bool(answer.status == 200)
 
     def spans(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = get(self.url + "/v1/projects/default/spans", limit="1000")["data"]
-        return found
+        found: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = get(self.url + "/v1/projects/default/spans", limit="1000", **cursor)
+            found += page["data"]
+            if not page["next_cursor"]:
+                return found
+            cursor = {"cursor": page["next_cursor"]}
 
     def close(self) -> None:
         os.killpg(self.process.pid, signal.SIGTERM)
@@ -85,10 +93,18 @@ class Phoenix:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SimThread, list[dict[str, Any]], list[dict[str, Any]]]]:
+def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
+    server = Phoenix(tmp_path_factory.mktemp("phoenix"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def shown(
+    phoenix: Phoenix, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[SimThread, list[dict[str, Any]], list[dict[str, Any]]]]:
     """(the simulated Ollama, our own rows of the exchanges, what Phoenix has)"""
-    directory = tmp_path_factory.mktemp("phoenix")
-    phoenix = Phoenix(directory)
+    directory = tmp_path_factory.mktemp("proxy")
     sim = SimThread(personas=["tool-user", "steady", "no-done"])
     try:
         rows = play(sim, directory / "qm.db", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": phoenix.url + "/v1/traces"})
@@ -96,7 +112,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SimThread,
         yield sim, rows, phoenix.spans()
     finally:
         sim.close()
-        phoenix.close()
 
 
 def play(sim: SimThread, db: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
@@ -208,3 +223,51 @@ def test_phoenix_sees_the_messages_without_secrets(shown: Shown) -> None:
     truth = next(t for t in sim.sim.truth.requests if t.path == "/v1/chat/completions")
     assert told["llm.output_messages.0.message.content"] == truth.text
     assert KEY not in json.dumps(spans)
+
+
+def test_the_demos_exchanges_appear(phoenix: Phoenix, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo as a user starts it, with an endpoint set: each of its model calls is in Phoenix as the database has it."""
+    before = {span["context"]["span_id"] for span in phoenix.spans()}
+    db = tmp_path / "demo.db"
+    demo = subprocess.run(
+        [sys.executable, "-m", "qm_proxy", "demo", "--seconds", "20", "--db", str(db), "--json"],
+        env=os.environ | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": phoenix.url + "/v1/traces"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=200,
+    )
+    assert demo.returncode in (0, 1), demo.stderr.decode()  # 1: this machine was too busy for a tolerance
+    rows = {row["id"]: row for row in Stored(db).export(chunks=False) if row["operation"]}
+    assert len(rows) > 20
+
+    def arrived() -> dict[str, dict[str, Any]] | None:
+        found = {
+            s["attributes"]["qm.exchange.id"]: s
+            for s in phoenix.spans()
+            if s["span_kind"] == "LLM" and s["context"]["span_id"] not in before
+        }
+        return found if len(found) >= len(rows) else None
+
+    spans = eventually(arrived, f"{len(rows)} operations of the demo in Phoenix")
+    assert spans.keys() == rows.keys()
+    calls = 0
+    for identifier, row in rows.items():
+        span = spans[identifier]
+        told = span["attributes"]
+        assert span["name"] == f"{row['operation']} {row['model']}"
+        assert told["llm.model_name"] == (row["response_model"] or row["model"])
+        assert told.get("llm.token_count.prompt") == row["input_tokens"]
+        assert told.get("llm.token_count.completion") == row["output_tokens"]
+        assert at(span["start_time"]) == pytest.approx(at(row["started_at"]), abs=2e-6)
+        assert at(span["end_time"]) - at(span["start_time"]) == pytest.approx(row["total_s"], abs=2e-6)
+        seen = [event["attributes"] for event in span["events"] if event["name"] == "qm.tool_call"]
+        assert [(c["gen_ai.tool.name"], c["gen_ai.tool.call.id"]) for c in seen] == [
+            (c["name"], c["id"]) for c in row["tool_calls"]
+        ]
+        calls += len(seen)
+    assert calls > 0
+    with capsys.disabled():
+        tokens = sum(row["output_tokens"] or 0 for row in rows.values())
+        print(
+            f"\n{len(rows)} of {len(rows)} model calls of the demo in Phoenix: {tokens} tokens, {calls} tool calls, all as stored"
+        )
