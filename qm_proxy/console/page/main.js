@@ -15,10 +15,11 @@ const VIEWS = {
   models: () => import("./views/models.js"),
   probes: () => import("./views/probes.js"),
   run: () => import("./views/run.js"),
+  compare: () => import("./views/compare.js"),
   health: () => import("./views/health.js"),
   connect: () => import("./views/connect.js"),
 };
-const TAB = { exchange: "exchanges", session: "sessions", run: "probes" };
+const TAB = { exchange: "exchanges", session: "sessions", run: "probes", compare: "probes" };
 
 const main = document.getElementById("main");
 let shown = null;

@@ -39,7 +39,8 @@ def test_a_long_list_ends_where_its_cursor_says(wide: int) -> None:
     page, lines = fitting(_pages(items), 100, lambda item: item["id"] + item["text"])
     assert 1 < len(lines) == len(page["items"]) <= 100
     assert page["next_cursor"] == page["items"][-1]["id"]
-    made = answer(Rows(summary="s", items=page["items"], next_cursor=page["next_cursor"], note=UNTRUSTED), "s", lines, "Next: more.")
+    rows = Rows(summary="s", items=page["items"], next_cursor=page["next_cursor"], note=UNTRUSTED)
+    made = answer(rows, "s", lines, "Next: more.")
     text = _text(made)
     assert len(text) <= TEXT_MAX
     assert len(json.dumps(made.structured_content)) <= DATA_MAX

@@ -8,7 +8,23 @@ import { colours, fit } from "./canvas.js";
 const WAIT_SHARE = 0.14;
 const TOP = 14; // room for the marks of tool calls
 
+/** What was being said at each chunk, where text was captured: its place is known only by the chunk's share of its kind. */
+function saidAt(exchange, made) {
+  const texts = { text: exchange.captured_answer, thinking: exchange.captured_thinking };
+  const of = {};
+  const nth = made.map((m) => { of[m.kind] = (of[m.kind] ?? 0) + 1; return of[m.kind] - 1; });
+  return (i) => {
+    const text = texts[made[i].kind];
+    if (!text) return "";
+    const each = text.length / of[made[i].kind];
+    const from = Math.round(nth[i] * each);
+    const around = text.slice(Math.max(0, from - 16), Math.round(from + each) + 16).replace(/\s+/g, " ").trim();
+    return ` · near “${around}”`;
+  };
+}
+
 export function tickStrip(exchange, made) {
+  const said = saidAt(exchange, made);
   const total = Math.max(exchange.total_s ?? 0, made.at(-1).t_s, 1e-6);
   const canvas = h("canvas.ticks", {
     tabindex: "0", role: "slider", "aria-label": "Chunks of the answer in time; arrow keys walk them, S jumps to the next stall",
@@ -91,7 +107,7 @@ export function tickStrip(exchange, made) {
     const m = made[at];
     const gap = m.asleep ? "the machine slept before it" : at === 0 ? "the first" : m.gap_s === null ? "same read as the one before"
       : `gap ${seconds(m.gap_s)}${m.stall ? ", a stall" : ""}`;
-    const text = `chunk ${m.i} · ${m.kind} · at ${seconds(m.t_s)} · ${gap}`;
+    const text = `chunk ${m.i} · ${m.kind} · at ${seconds(m.t_s)} · ${gap}${said(at)}`;
     say(readout, text);
     readout.classList.toggle("red", m.stall);
     canvas.setAttribute("aria-valuenow", String(at));

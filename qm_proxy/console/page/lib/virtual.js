@@ -5,7 +5,7 @@ import { fill, h } from "./dom.js";
 const AHEAD = 12; // rows drawn beyond each edge
 
 /** source: async iterator of pages; row(item) → element. `prepend` puts new items on top without moving what is read. */
-export function virtualList(label, source, row, { empty, onError }) {
+export function virtualList(label, source, row, { empty, onError, onEmpty = () => {} }) {
   const list = h("ul.vlist", { "aria-label": label });
   const spacer = h("div.vspace", null, list);
   const place = h("div.vscroll", { tabindex: "0", role: "region", "aria-label": `${label}, scrolls` }, spacer);
@@ -52,6 +52,7 @@ export function virtualList(label, source, row, { empty, onError }) {
     }));
     if (focused !== undefined) list.querySelector(`li[data-at="${focused}"] a`)?.focus({ preventScroll: true });
     if (!items.length && ended) fill(list, h("li.quiet", null, empty));
+    onEmpty(!items.length && ended);
   }
 
   place.addEventListener("scroll", () => { draw(); if (wantsMore()) more(); }, { passive: true });

@@ -5,6 +5,7 @@ import { fill, h } from "../lib/dom.js";
 import { listen, live } from "../lib/live.js";
 import { exchangeHead, exchangeRow, failed } from "../lib/parts.js";
 import { virtualList } from "../lib/virtual.js";
+import { pasteBoard } from "./paste.js";
 
 const FILTERS = ["model", "client", "finding", "session", "since"];
 const KINDS = ["stall", "loop", "tool", "context.truncated", "model.reload", "model.hung", "cache.broken", "upstream.aborted", "stream.silent"];
@@ -14,9 +15,15 @@ export function show(place, _, query) {
   const asked = new URLSearchParams(chosen).toString();
   const abort = new AbortController();
   const wrong = h("div");
+  const board = h("div");
   const list = virtualList("Exchanges", pages(`exchanges${asked ? `?${asked}` : ""}`, { limit: 100, signal: abort.signal }), exchangeRow, {
-    empty: asked ? "Nothing that fits these filters is kept." : "No exchange yet. The lines to paste are under Connect.",
+    empty: asked ? "Nothing that fits these filters is kept." : "No exchange yet.",
     onError: (error) => fill(wrong, failed(error)),
+    onEmpty: (empty) => {
+      const teach = empty && !asked;
+      if (teach === Boolean(board.firstChild)) return;
+      fill(board, teach && pasteBoard("Point a client at the proxy", "Its next request appears here."));
+    },
   });
   const form = h("form.filters", { role: "search", onsubmit: (event) => { event.preventDefault(); apply(form); } },
     h("label", null, "model ", h("input", { name: "model", value: query.get("model") ?? "", autocomplete: "off" })),
@@ -26,7 +33,7 @@ export function show(place, _, query) {
       [...new Set([...KINDS, query.get("finding")].filter(Boolean))].map((kind) => h("option", { value: kind, selected: query.get("finding") === kind }, kind)))),
     h("button", { type: "submit" }, "Filter"),
     chosen.length > 0 && h("a", { href: "#/exchanges" }, "clear"));
-  fill(place, h("div.title", null, h("h1", null, "Exchanges"), form), wrong, h("section.panel.full", { "aria-label": "Exchanges" }, exchangeHead(), list.element));
+  fill(place, h("div.title", null, h("h1", null, "Exchanges"), form), wrong, board, h("section.panel.full", { "aria-label": "Exchanges" }, exchangeHead(), list.element));
 
   const fits = (x) => chosen.every(([name, value]) => ({
     model: () => (x.model ?? "").replace(/:latest$/, "") === value.replace(/:latest$/, ""),

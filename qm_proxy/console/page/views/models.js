@@ -3,9 +3,11 @@
 import { pages } from "../lib/api.js";
 import { fill, h, panel, table } from "../lib/dom.js";
 import { clock, count, modelName, NONE, quantile, rate, seconds, share } from "../lib/format.js";
-import { failed } from "../lib/parts.js";
+import { download, failed } from "../lib/parts.js";
+import { pasteBoard } from "./paste.js";
 
 const SIZES = [500, 2000, 5000];
+const TOOLS = 40; // rows of the second table
 
 export function show(place, _, query) {
   const abort = new AbortController();
@@ -14,12 +16,13 @@ export function show(place, _, query) {
   const probes = query.get("probes") === "1";
   const sort = query.get("sort") ?? "n";
   const body = h("div", { "aria-live": "polite", "aria-busy": "true" }, h("p.quiet", null, "Reading…"));
+  const truth = h("div.stack");
   const link = (change) => `#/models?${new URLSearchParams({ of: most, by: byClient ? "client" : "model", probes: probes ? 1 : 0, sort, ...change })}`;
   const choice = (on, change, text) => h("a", { href: link(change), "aria-current": on ? "true" : null }, text);
   fill(place, h("div.title", null, h("h1", null, "Models"), h("div.choices", null,
     h("span", null, "of the last ", SIZES.map((n) => [choice(most === n, { of: n }, count(n)), " "])),
     h("span", null, "per ", choice(!byClient, { by: "model" }, "model"), " ", choice(byClient, { by: "client" }, "model and client")),
-    h("span", null, "probes ", choice(!probes, { probes: 0 }, "out"), " ", choice(probes, { probes: 1 }, "in")))), panel("League table", null, body));
+    h("span", null, "probes ", choice(!probes, { probes: 0 }, "out"), " ", choice(probes, { probes: 1 }, "in")))), panel("League table", null, body), truth);
 
   async function load() {
     const groups = new Map();
@@ -46,7 +49,8 @@ export function show(place, _, query) {
 
   function render(rows, n, oldest) {
     if (!rows.length) {
-      fill(body, h("p.quiet", null, "No generation yet. The table fills as clients ask; the lines to paste are under ", h("a", { href: "#/connect" }, "Connect"), "."));
+      fill(body, h("p.quiet", null, "No generation yet. The table fills as clients ask."));
+      fill(truth, pasteBoard("Point a client at the proxy", "Each model it asks gets a row."));
       return;
     }
     rows.sort((a, b) => order(a, b, sort));
@@ -67,6 +71,17 @@ export function show(place, _, query) {
         warn(r.loops, share(r.loops, 1), 0), count(r.calls), r.truth == null ? NONE : h(`span${r.truth < 0.95 ? ".red" : ""}`, null, share(r.truth)),
         warn(r.cut, count(r.cut), 0), warn(r.failed, share(r.failed, 1), 0),
       ]), ".league"));
+    const tools = rows.flatMap((r) => [...r.tools.values()].map((t) => ({ ...t, model: r.model, client: r.client, truth: t.judged ? t.valid / t.judged : null })));
+    tools.sort((x, y) => (x.truth ?? 2) - (y.truth ?? 2) || y.calls - x.calls);
+    fill(truth, tools.length > 0 && panel("Tool truth", h("span.quiet", null, "calls against the schemas they were offered with, worst first"), table("Tool truth", [["tool"], ["model"], ...(byClient ? [["client"]] : []),
+      ["calls", "num"], ["judged", "num", "Offered with a schema that could be read"], ["valid", "num"], ["", "barcell"], ["what is wrong most often"]],
+    tools.slice(0, TOOLS).map((t) => {
+      const [worst, n] = [...t.problems].sort((x, y) => y[1] - x[1])[0] ?? [];
+      return [h("code", null, t.tool || "(no name)"), t.model, ...(byClient ? [t.client] : []), count(t.calls), count(t.judged),
+        t.truth == null ? NONE : h(`span${t.truth < 0.95 ? ".red" : ""}`, null, share(t.truth)), t.truth == null ? "" : h("span.meter", { "aria-hidden": "true" }, h("i.truth", { style: { width: `${100 * t.truth}%` } })),
+        worst ? `${worst}${n > 1 ? ` ×${n}` : ""}` : ""];
+    }), ".truths"), tools.length > TOOLS && h("p.quiet", null, `and ${tools.length - TOOLS} more`)),
+    h("div.actions", null, h("button", { type: "button", onclick: () => download("qm-models.json", new Blob([JSON.stringify(rows.map((r) => ({ ...r, rates: undefined, ttfts: undefined, gaps: undefined, tools: [...r.tools.values()].map((t) => ({ ...t, problems: Object.fromEntries(t.problems) })) })), null, 1)], { type: "application/json" })) }, "Export JSON")));
   }
 
   load();
@@ -78,7 +93,7 @@ function warn(value, text, above) {
 }
 
 function empty(model, client) {
-  return { model, client, n: 0, rates: [], ttfts: [], gaps: [], stalls: 0, chunks: 0, loops: 0, calls: 0, judged: 0, valid: 0, cut: 0, failed: 0 };
+  return { model, client, n: 0, rates: [], ttfts: [], gaps: [], stalls: 0, chunks: 0, loops: 0, calls: 0, judged: 0, valid: 0, cut: 0, failed: 0, tools: new Map() };
 }
 
 function take(g, x) {
@@ -94,6 +109,15 @@ function take(g, x) {
     g.calls += 1;
     if (c.valid !== null) g.judged += 1;
     if (c.valid) g.valid += 1;
+    if (!g.tools.has(c.name)) g.tools.set(c.name, { tool: c.name, calls: 0, judged: 0, valid: 0, problems: new Map() });
+    const t = g.tools.get(c.name);
+    t.calls += 1;
+    if (c.valid !== null) t.judged += 1;
+    if (c.valid) t.valid += 1;
+    for (const p of c.problems ?? []) {
+      const words = typeof p === "string" ? p : p.keyword ? `${p.keyword} at ${p.pointer || "/"}` : JSON.stringify(p);
+      t.problems.set(words, (t.problems.get(words) ?? 0) + 1);
+    }
   }
   if (x.ending !== "complete" && x.ending !== "client_disconnect" && x.ending !== "shutdown") g.failed += 1;
 }

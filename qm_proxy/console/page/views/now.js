@@ -14,8 +14,19 @@ const FOUND = 12;
 const STATUS_MS = 2000;
 const FRAME_MS = 45; // the feed tells five times a second; twenty frames make it smooth and leave the machine to the model
 
+const TILES = [ // name, what it means, whether it is of the last exchanges
+  ["in flight", "Requests without an end yet"],
+  ["waiting", "Queued, loading or prefilling: no token yet"],
+  ["tokens/s", "Sum over the streams in flight"],
+  ["ttft p50", "Time to first token, median", true],
+  ["ttft p95", "Time to first token, 95th percentile", true],
+  ["gap p99", "Inter-token gap: the median of their 99th percentiles", true],
+  ["with findings", "Suspect or violation", true],
+];
+
 export function show(place) {
-  const tiles = h("dl.figures");
+  const tiles = h("dl.figures", null, TILES.map(([name, hint]) => figure(name, NONE, hint)));
+  const values = [...tiles.querySelectorAll("dd")];
   const streams = h("ul.streams");
   const more = h("p.quiet");
   const flight = panel("In flight", h("span.key", null,
@@ -68,6 +79,7 @@ export function show(place) {
 
   let frame = 0;
   let last = 0;
+  let rowIds = null;
 
   function tick(now) {
     frame = 0;
@@ -89,7 +101,12 @@ export function show(place) {
 
   function renderFlight() {
     const all = [...live.inFlight.values()].filter((x) => x.operation !== null || x.streamed);
-    keyed(streams, all.slice(-STREAMS).reverse(), (x) => x.id, streamRow, streamNumbers);
+    const drawn = all.slice(-STREAMS).reverse();
+    const ids = drawn.map((x) => x.id).join();
+    if (ids !== rowIds) { // the numbers of the rows are the frame's business
+      rowIds = ids;
+      keyed(streams, drawn, (x) => x.id, streamRow, streamNumbers);
+    }
     const rest = all.length - STREAMS;
     say(more, rest > 0 ? `and ${rest} more` : all.length ? "" : "Nothing is in flight. A request appears here while its answer streams.");
     if (live.inFlight.size) frame ||= requestAnimationFrame(tick);
@@ -103,14 +120,12 @@ export function show(place) {
     const gaps = live.recent.map((x) => x.itl?.p99_s).filter((v) => v != null).sort((a, b) => a - b);
     const bad = live.recent.filter((x) => x.findings.some((f) => f.severity !== "info")).length;
     const of = `of the last ${live.recent.length} exchanges`;
-    fill(tiles,
-      figure("in flight", String(all.length), "Requests without an end yet"),
-      figure("waiting", String(waiting), "Queued, loading or prefilling: no token yet"),
-      figure("tokens/s", all.length ? rate(flow) : NONE, "Sum over the streams in flight"),
-      figure("ttft p50", seconds(quantile(ttfts, 0.5)), `Time to first token, median ${of}`),
-      figure("ttft p95", seconds(quantile(ttfts, 0.95)), `Time to first token, 95th percentile ${of}`),
-      figure("gap p99", seconds(quantile(gaps, 0.5)), `Inter-token gap: the median of their 99th percentiles, ${of}`),
-      figure("with findings", live.recent.length ? share(bad / live.recent.length) : NONE, `Suspect or violation, ${of}`));
+    const told = [String(all.length), String(waiting), all.length ? rate(flow) : NONE, seconds(quantile(ttfts, 0.5)), seconds(quantile(ttfts, 0.95)),
+      seconds(quantile(gaps, 0.5)), live.recent.length ? share(bad / live.recent.length) : NONE];
+    TILES.forEach(([, hint, recent], n) => {
+      say(values[n], told[n]);
+      if (recent) values[n].parentElement.title = `${hint}, ${of}`;
+    });
   }
 
   function renderLists() {

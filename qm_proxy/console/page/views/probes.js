@@ -25,6 +25,7 @@ export function show(place) {
   const abort = new AbortController();
   const runs = h("div", { "aria-live": "polite" });
   const said = h("p.quiet", { role: "status" });
+  const pair = h("span");
   const names = h("datalist", { id: "model-names" });
   const form = h("form.filters", { onsubmit: start },
     h("label", null, "probe ", h("select", { name: "kind" }, KINDS.map(([kind, title, what]) => h("option", { value: kind }, `${title}: ${what}`)))),
@@ -33,7 +34,7 @@ export function show(place) {
     h("button", { type: "submit" }, "Start"));
   fill(place, h("div.title", null, h("h1", null, "Probes")),
     panel("Measure a model", null, h("p.quiet", null, "A probe asks the upstream itself, not through the relay, and slows whatever else is running while it lasts."), form, said),
-    panel("Runs", null, runs));
+    panel("Runs", pair, runs));
 
   function command(kind, model, quick) {
     return `qm-proxy ${kind} ${model || "MODEL"}${quick ? " --quick" : ""}`;
@@ -53,6 +54,7 @@ export function show(place) {
   async function load() {
     try {
       const { items } = await get("runs?limit=100", { signal: abort.signal });
+      fill(pair, items.filter((run) => run.state === "done").length > 1 && h("a", { href: "#/compare" }, "compare two"));
       fill(runs, items.length ? table("Runs", [["run"], ["model"], ["state"], ["progress", "barcell"], ["started"], ["took", "num"], ["what it says"]], items.map((kept) => live.runs.get(kept.id) ?? kept).map((run) => [
         h("a", { href: `#/run/${encodeURIComponent(run.id)}` }, run.kind), modelName(run.model), pill(run.state, STATES[run.state] ?? "info"), progress(run) ?? "",
         clock(run.started_at), seconds(run.elapsed_s), run.summary ?? run.message ?? NONE,

@@ -6,7 +6,7 @@ import { findingsOf, get } from "../lib/api.js";
 import { arrows, fill, h, panel, table } from "../lib/dom.js";
 import { clock, count, modelName, NONE, seconds, share } from "../lib/format.js";
 import { listen, live } from "../lib/live.js";
-import { endingPill, failed, figure, findingItem, findingPills, pill } from "../lib/parts.js";
+import { download, endingPill, failed, figure, findingItem, findingPills, pill } from "../lib/parts.js";
 
 const TURNS = 2000; // read and drawn at most
 const PATIENCE = 8; // looks, half a second apart, at a session that is not there yet
@@ -68,7 +68,10 @@ export function show(place, [id]) {
         h("ul.legend", null, spent.map(([n, s, ph]) => h("li", null, h(`i.ph-${ph}`), n, " ", h("b", null, seconds(s))))))),
       rings.length > 0 && panel("It goes in circles", null, h("div.rings", null, rings)),
       drawn && panel("Context against the window", null, drawn.element),
-      panel("Turns", h("span.quiet", null, x.items.length < x.exchanges ? `the first ${x.items.length}` : ""), turns(x.items)));
+      panel("Turns", h("span.quiet", null, x.items.length < x.exchanges ? `the first ${x.items.length}` : ""), turns(x.items)),
+      h("div.actions", null,
+        drawn && h("button", { type: "button", onclick: async () => download(`qm-session-${id}.png`, await drawn.png()) }, "Export PNG"),
+        h("button", { type: "button", onclick: () => download(`qm-session-${id}.json`, new Blob([JSON.stringify({ session: x, loops }, null, 1)], { type: "application/json" })) }, "Export JSON")));
     drawn?.draw();
   }
 

@@ -5,6 +5,7 @@ import { fill, h } from "../lib/dom.js";
 import { clock, count, modelName, NONE, seconds, share } from "../lib/format.js";
 import { failed, named, pill } from "../lib/parts.js";
 import { virtualList } from "../lib/virtual.js";
+import { pasteBoard } from "./paste.js";
 
 function row(x) {
   const total = (x.model_s ?? 0) + (x.tools_s ?? 0) + (x.user_s ?? 0);
@@ -27,12 +28,18 @@ function row(x) {
 export function show(place, _, query) {
   const abort = new AbortController();
   const wrong = h("div");
+  const board = h("div");
   const asked = query.toString();
   const list = virtualList("Sessions", pages(`sessions${asked ? `?${asked}` : ""}`, { limit: 100, signal: abort.signal }), row, {
     empty: "No session yet: one begins with a client's first chat request.",
     onError: (error) => fill(wrong, failed(error)),
+    onEmpty: (empty) => {
+      const teach = empty && !asked;
+      if (teach === Boolean(board.firstChild)) return;
+      fill(board, teach && pasteBoard("Point a client at the proxy", "A session begins with its first chat request."));
+    },
   });
-  fill(place, h("div.title", null, h("h1", null, "Sessions")), wrong, h("section.panel.full", { "aria-label": "Sessions" },
+  fill(place, h("div.title", null, h("h1", null, "Sessions")), wrong, board, h("section.panel.full", { "aria-label": "Sessions" },
     h("div.xrow.srow.xhead", { "aria-hidden": "true" }, h("span.c-time", null, "last active"), h("span.c-who", null, "client, models"), h("span.c-bar", null, "model, tools, user"),
       h("span.c-num.ttft", null, "turns"), h("span.c-num.rate", null, "calls"), h("span.c-num.toks", null, "tokens in → out"), h("span.c-num.total", { title: "Share of prompts repeated from the start" }, "reused"), h("span.c-pills", null, "found")),
     list.element));
