@@ -88,6 +88,7 @@ def sent_options(conduct: Conduct) -> dict[str, Any]:
     """The options that every request of a report carries alike: nothing is left to the server's defaults."""
     return {
         "num_predict": conduct.turn_tokens + (conduct.thinking_tokens if conduct.think else 0),
+        "num_batch": 512,  # as the other probes send it: another value would reload the runner between them
         "temperature": conduct.temperature,
         "top_k": 40,
         "top_p": 0.9,

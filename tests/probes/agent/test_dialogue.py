@@ -38,6 +38,7 @@ def test_every_request_says_everything(solvable: First) -> None:
         assert body["options"] == {
             "num_ctx": window_bound(TIERS[2], Conduct("m")),
             "num_predict": 512,
+            "num_batch": 512,
             "temperature": 0.0,
             "top_k": 40,
             "top_p": 0.9,
