@@ -39,7 +39,8 @@ def worst_of_depths(truth: Truth, draw: random.Random) -> int | None:
 def table(runs: int, seed: int) -> dict[str, float]:
     """Print the table; return the false-cliff rates by name."""
     false: dict[str, float] = {}
-    for name, design in (("standard", Design.standard(RUNGS)), ("quick", Design.quick(RUNGS))):
+    designs = (("standard", Design.standard(RUNGS)), ("brief", Design.brief(RUNGS)), ("quick", Design.quick(RUNGS)))
+    for name, design in designs:
         print(f"\n{name}: {runs} runs each, 8 rungs to 128 k")
         for label, truth in TRUTHS:
             draw = random.Random(f"{seed}/{name}/{label}")

@@ -165,7 +165,7 @@ class Session:
             affordable_tokens=affordable,
             think=(self.options.think if self.options.think is not None else True) if can_think else None,
             paired=self.options.paired,
-            top_first=self.options.compat is not None and self.options.max_tokens is None,
+            brief=self.options.compat is not None and self.options.max_tokens is None,
             host=self.host,
         )
         slope = inspected.prefill.slope if inspected is not None else None

@@ -104,7 +104,7 @@ class _Asker:
     def sweep(self, name: str, n_bytes: int, positions: Sequence[float]) -> Probe[tuple[float, float]]:
         counts: list[int] = []
         scores: list[float] = []
-        padding = "".join(fill("policy", f"{self.seed}/compat/{name}", n_bytes))
+        padding = "".join(fill("policy", f"{self.seed}/compat", n_bytes))  # one text, cut longer: as it cycles its own
         for position in positions:
             at = int(len(padding) * position)
             prompt = f"{padding[:at]}{self.task}{padding[at:]}" if n_bytes else self.task

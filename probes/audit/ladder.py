@@ -7,7 +7,8 @@
     4. ascending, stopping at the first rung that is not good: "maintained to N" then needs no correction for many rungs;
        a bad rung is followed by one rung above, and tested a third time if that one is good (a dip is claimed, not stumbled on)
     5. between the last good and the first bad: geometric bisection until their ratio is at most 1.25
-    quick: the top rung first, wider errors, 6 trials a round; blind to dips, so the verdict says "assuming monotone"
+    quick, brief: the top rung first, wider errors, 6 (24) trials a round at most; blind to dips, so the verdict says
+    "assuming monotone"
 
 `Ladder.run` is a generator: it yields `AskTrial` and is sent True, False or None (invalid: says nothing); `AskHeader` and
 `AskLate`, sent whether the first line and a fact at the very end were still known. Error rates: benchmarks/bench_audit.py.
@@ -57,6 +58,11 @@ class Design:
     @classmethod
     def quick(cls, rungs: tuple[int, ...], base_tokens: int = 512) -> Design:
         return cls(base_tokens, rungs, baseline_trials=12, at_most=6, alpha=0.2, beta=0.2, top_first=True, headers=1)
+
+    @classmethod
+    def brief(cls, rungs: tuple[int, ...], base_tokens: int = 512) -> Design:
+        """Between the two: the top rung at once, errors of 10 %; what stands beside the origin's single trials."""
+        return cls(base_tokens, rungs, baseline_trials=20, at_most=24, alpha=0.1, beta=0.1, top_first=True, headers=1)
 
     @classmethod
     def paired(cls, rungs: tuple[int, ...], base_tokens: int, n: int) -> Design:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from probes.audit.facts import Family
@@ -84,13 +84,13 @@ def audit_plan(
     affordable_tokens: int | None = None,
     think: bool | None = None,
     paired: int | None = None,
-    top_first: bool = False,
+    brief: bool = False,
     host: Host | None = None,
 ) -> AuditPlan:
     """Rungs double from 1 024 to the top: what was asked for, what is advertised, what fits in memory, whichever is least.
 
-    `paired`: a fixed number of trials at the base and the three longest rungs, for comparing two models. `top_first`: the
-    standard test, but at the top at once: a good top ends the climb, "assuming monotone".
+    `paired`: a fixed number of trials at the base and the three longest rungs, for comparing two models. `brief`: the
+    standard questions by `Design.brief`.
     """
     budget = ANSWER_TOKENS + (2 * THINKING_TOKENS if think else 0)
     reserve = max(RESERVE, 2 * budget)
@@ -110,7 +110,7 @@ def audit_plan(
     elif profile == "quick":
         design = Design.quick(steps, base)
     else:
-        design = replace(Design.standard(steps, base, deep=profile == "deep"), top_first=top_first)
+        design = Design.brief(steps, base) if brief else Design.standard(steps, base, deep=profile == "deep")
     return AuditPlan(
         model=model,
         endpoint=endpoint,
@@ -128,11 +128,11 @@ def audit_plan(
 
 
 def audit_cost(plan: AuditPlan, *, prefill_per_s: float | None = None, decode_per_s: float | None = None) -> AuditCost:
-    """Trials times length. A healthy model passes a rung in some 15 trials (quick: 6)."""
+    """Trials times length. A healthy model passes a rung in some 15 trials (brief: 10, quick: 6)."""
     design = plan.design
     speed_in, speed_out = prefill_per_s or 1000.0, decode_per_s or 60.0
     tested = design.rungs[-1:] if design.top_first else design.rungs
-    each = 6 if plan.profile == "quick" else 15
+    each = 6 if plan.profile == "quick" else 10 if design.top_first else 15
     calibration = len(plan.registers) * (256 + 1024)
     prompt = calibration + design.baseline_trials * design.base_tokens + sum((each + 1) * rung for rung in tested)
     trials = design.baseline_trials + (each + 1) * len(tested)

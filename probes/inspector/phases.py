@@ -276,7 +276,7 @@ class _Asker:
         """Load at other windows with the same num_batch and read /api/ps. Apple's runner allocates as tokens come, so there
         the cache is filled instead."""
         if found.target.runner == "mlx":
-            for tokens in (1024, min(8192, self.plan.window_tokens - 512)):
+            for tokens in self.plan.fill_depths:
                 yield from unload(f"P8/fill{tokens}", found)
                 answer = yield from self.generate(f"P8/fill{tokens}", self.prompt(tokens), 1)
                 mine = found.ours((yield from residents(f"P8/fill{tokens}/after")))

@@ -39,6 +39,7 @@ class Plan:
     depth_repeats: int
     memory_windows: tuple[int, ...]  # besides the session's own
     compat: Literal["quantamind"] | None = None
+    fill_depths: tuple[int, ...] = (1024, 8192)  # MLX: tokens filled in, each after an unload; the cold start is a point too
     evict_page_cache: bool = False  # one more cold start, with the weights put out of the page cache (C0)
     host: Host = field(default_factory=Host)
 
@@ -98,8 +99,11 @@ def plan_for(
     if len(lengths) < 4:
         room = window - min(RESERVE, window // 2)
         lengths = tuple(sorted({max(16, room * part // 8) for part in (1, 2, 4, 8)}))
-    depths = tuple(n for n in (2048, 8192, 32768) if n <= window - RESERVE)[: 1 if quick else None]
     like_the_origin = compat == "quantamind"
+    deepest = max(16, min(8192, window - RESERVE))
+    depths = tuple(n for n in (2048, 8192, 32768) if n <= window - RESERVE)[: 1 if quick else None]
+    if like_the_origin:
+        depths = depths[-1:]  # its report knows no depth; ours keeps the deepest
     return Plan(
         model=model,
         endpoint=endpoint,
@@ -121,6 +125,7 @@ def plan_for(
         depth_repeats=1 if quick else 2,
         memory_windows=(max(512, window // 4),) if quick else (max(512, window // 4), max(1024, window // 2)),
         compat=compat,
+        fill_depths=(deepest,) if like_the_origin else (min(1024, deepest // 2), deepest),
         evict_page_cache=evict_page_cache,
         host=host or Host(),
     )
