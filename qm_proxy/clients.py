@@ -1,7 +1,7 @@
 """How each editor and agent is pointed at the proxy and at the MCP server: the lines `clients` prints and `run` applies.
 
-Sources: Ollama's own integration table (cmd/launch and docs/integrations, 0.33) and each tool's documentation. `<…>` marks
-what only the user knows.
+Sources: Ollama's own integration table (cmd/launch and docs/integrations) and each tool's documentation, read November 2026.
+`<…>` marks what only the user knows.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ def _claude(url: str) -> dict[str, str]:
     }
 
 
+def _copilot(url: str) -> dict[str, str]:
+    return {
+        "COPILOT_PROVIDER_BASE_URL": f"{url}/v1",
+        "COPILOT_PROVIDER_API_KEY": "",
+        "COPILOT_PROVIDER_WIRE_API": "responses",
+    }
+
+
 def _openai(url: str) -> dict[str, str]:
     return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": "ollama"}
 
@@ -53,7 +61,7 @@ def _opencode(url: str) -> dict[str, object]:
                 "npm": "@ai-sdk/openai-compatible",
                 "name": "Ollama",
                 "options": {"baseURL": f"{url}/v1"},
-                "models": {"<model>": {}},
+                "models": {"<model>": {"name": "<model>"}},
             }
         },
     }
@@ -127,10 +135,19 @@ CLIENTS: tuple[Client, ...] = (
     ),
     Client(
         "cline",
-        "Cline, Roo Code",
+        "Cline",
         "native",
         lambda url: f"Settings → API Provider: Ollama → Base URL: {url}",
-        lambda url: _json({"mcpServers": {"qm": {"type": "streamableHttp", "url": f"{url}/mcp"}}}),
+        lambda url: (
+            "# MCP Servers → Configure\n" + _json({"mcpServers": {"qm": {"type": "streamableHttp", "url": f"{url}/mcp"}}})
+        ),
+    ),
+    Client(
+        "roo-code",
+        "Roo Code",
+        "native",
+        lambda url: f"Settings → API Provider: Ollama → Base URL: {url}",
+        lambda url: "# .roo/mcp.json\n" + _json({"mcpServers": {"qm": {"type": "streamable-http", "url": f"{url}/mcp"}}}),
     ),
     Client(
         "zed",
@@ -143,7 +160,11 @@ CLIENTS: tuple[Client, ...] = (
         "vscode",
         "VS Code (Copilot Chat, Ollama provider)",
         "native",
-        lambda url: "# settings.json\n" + _json({"github.copilot.chat.byok.ollamaEndpoint": url}),
+        lambda url: (
+            "# chatLanguageModels.json (command: Chat: Manage Language Models)\n"
+            + _json([{"vendor": "ollama", "name": "Ollama", "url": url}])
+            + f'\n# older versions, settings.json:  "github.copilot.chat.byok.ollamaEndpoint": "{url}"'
+        ),
         lambda url: "# .vscode/mcp.json\n" + _json({"servers": {"qm": {"type": "http", "url": f"{url}/mcp"}}}),
     ),
     Client(
@@ -158,17 +179,17 @@ CLIENTS: tuple[Client, ...] = (
         "Copilot CLI",
         "OpenAI Responses",
         lambda url: _exports(
-            {"COPILOT_PROVIDER_BASE_URL": f"{url}/v1", "COPILOT_PROVIDER_WIRE_API": "responses", "COPILOT_MODEL": "<model>"},
+            _copilot(url) | {"COPILOT_MODEL": "<model>"},
             "copilot",
         ),
-        environment=lambda url: {"COPILOT_PROVIDER_BASE_URL": f"{url}/v1", "COPILOT_PROVIDER_WIRE_API": "responses"},
+        environment=_copilot,
         commands=("copilot",),
     ),
     Client(
         "qwen-code",
         "Qwen Code",
         "OpenAI chat",
-        lambda url: _exports(_openai(url), "qwen --model <model>"),
+        lambda url: _exports(_openai(url) | {"OPENAI_MODEL": "<model>"}, "qwen   # /auth: OpenAI, once"),
         environment=_openai,
         commands=("qwen",),
     ),

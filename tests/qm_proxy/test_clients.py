@@ -44,6 +44,14 @@ def test_json_lines_are_json(name: str) -> None:
     json.loads(_body(client.mcp(CONSOLE)))
 
 
+@pytest.mark.parametrize(("name", "kind"), [("cline", "streamableHttp"), ("roo-code", "streamable-http")])
+def test_each_calls_the_transport_by_its_own_name(name: str, kind: str) -> None:
+    client = find(name)
+    assert client is not None
+    assert client.mcp is not None
+    assert json.loads(_body(client.mcp(CONSOLE)))["mcpServers"]["qm"]["type"] == kind
+
+
 def test_codex_lines_are_toml() -> None:
     codex = find("codex")
     assert codex is not None
