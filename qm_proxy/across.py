@@ -66,12 +66,15 @@ class Across:
         for finding in self._suite.hung_slot.tick(now_ns):
             self._attach(finding)
 
-    def beside(self, exchange_id: str) -> Callable[[int, int], Surroundings]:
-        """What `Stall` asks about a span: which other requests began in it."""
+    def beside(
+        self, exchange_id: str, client_slow_ns: Callable[[int, int], int | None] = lambda _from, _to: None
+    ) -> Callable[[int, int], Surroundings]:
+        """What `Stall` asks about a span: how long its client did not read, and which other requests began in it."""
 
         def between(from_ns: int, to_ns: int) -> Surroundings:
             return Surroundings(
-                started=tuple(what for at, one, what in self._starts if from_ns <= at <= to_ns and one != exchange_id)
+                client_slow_ns(from_ns, to_ns),
+                started=tuple(what for at, one, what in self._starts if from_ns <= at <= to_ns and one != exchange_id),
             )
 
         return between

@@ -25,6 +25,7 @@ from dataclasses import fields, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from qm_proxy.detect.detector import Detector
+from qm_proxy.detect.ends import How
 from qm_proxy.events import (
     Asked,
     Began,
@@ -79,6 +80,8 @@ PROGRESS_NS = 200_000_000
 
 _MAX_FINDINGS = 1000
 _MAX_CALLS = 4096
+_MAX_PAUSES = 64
+_RESET_NS = 250_000_000  # a client that is gone has answered what is sent to it with a reset by then
 _UPLOAD_NS = 500_000_000  # an upload longer than this is worth telling of
 _STREAMS = ("application/x-ndjson", "text/event-stream")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
@@ -159,6 +162,10 @@ class Exchange:
         # the end
         self._forced: Ending | None = None
         self._cut: Ending | None = None  # what the decoder said
+        self._clean: bool | None = None  # by HTTP framing, once it ended
+        self._pauses: list[tuple[int, int]] = []  # the latest spans in which the client did not take what there was
+        self._slow_since: int | None = None
+        self._after_fin: tuple[int, int] | None = None  # first and latest read that a client took after its FIN
         self._over_ns: Nanoseconds | None = None  # the last byte, or what came instead
         self._ending: Ending = "complete"
         if self._body is None:
@@ -221,14 +228,23 @@ class Exchange:
     def client_slow(self, t_ns: Nanoseconds) -> None:
         """The client does not take what there is."""
         if self.record is None and self._status is not None:
+            self._slow_since = t_ns if self._slow_since is None else self._slow_since
             self._timeline.client_slow(t_ns)
 
     def client_ready(self, t_ns: Nanoseconds) -> None:
         """The client has taken all of it."""
         if self.record is None:
+            if self._slow_since is not None:
+                self._pauses = [*self._pauses[1 - _MAX_PAUSES :], (self._slow_since, t_ns)]
+                self._slow_since = None
             self._timeline.client_ready(t_ns)
             if self._over_ns is not None:
                 self._close(self._over_ns)
+
+    def client_said_fin(self) -> None:
+        """The client sends no more; whether it still reads is seen by what it takes from now on."""
+        if self.record is None:
+            self.written = self._written_after_fin
 
     def suspended(self) -> None:
         """The machine slept just now."""
@@ -286,6 +302,16 @@ class Exchange:
             self._findings.append(finding)
         self._tell(self._sink.found, finding)
 
+    def client_slow_ns(self, from_ns: int, to_ns: int) -> int:
+        """For how long in this span the client did not take what there was."""
+        pauses = self._pauses if self._slow_since is None else [*self._pauses, (self._slow_since, to_ns)]
+        return sum(max(min(end, to_ns) - max(start, from_ns), 0) for start, end in pauses)
+
+    def how(self) -> How:
+        """What the connection knows about the end, for detectors."""
+        first, last = self._after_fin or (0, 0)
+        return How(self._clean, client_half_closed=last - first >= _RESET_NS)
+
     @property
     def dialect(self) -> Dialect:
         return self._route.dialect
@@ -342,6 +368,7 @@ class Exchange:
                 self._detectors = list(self._make_detectors(opened))
             except Exception as exc:
                 self._count(f"detectors: {type(exc).__name__}")
+        self._make_detectors = None  # it may know this exchange: no circle is left to the garbage collector
         self._seers = [detector.see for detector in self._detectors]
         if self._capture and route.operation is not None:
             self._captured = _Captured()
@@ -440,6 +467,11 @@ class Exchange:
             case _:
                 pass  # told to others, not to us
 
+    def _written_after_fin(self, read_ns: Nanoseconds, lag_ns: int | None) -> None:
+        if lag_ns is not None:
+            self._after_fin = (read_ns if self._after_fin is None else self._after_fin[0], read_ns)
+        self._timeline.written(read_ns, lag_ns)
+
     def _missed(self, n_bytes: int, t_ns: Nanoseconds) -> None:
         if self._coding is not None:
             self._coding.missed()
@@ -472,12 +504,15 @@ class Exchange:
         self._over_ns = t_ns
         self._open()
         by_framing = self._by_framing(how, clean)
+        self._clean = None if how in ("ours", "closed", "broken") else clean
         if self._coding is not None:
             if by_framing == "complete":
                 self._coding.close()
             if self._coding.problem is not None:
                 self._undecodable(f"the answer: {self._coding.problem}")
         self._give(lambda decoder: decoder.close(by_framing, t_ns))
+        if self._status is None and self._forced is None and how in ("upstream_eof", "upstream_reset"):
+            self._show(Cut(t_ns, by_framing))  # there is no decoder that could say it
         self._ending = self._judged(by_framing)
         if self._status is None and self._ending == "upstream_truncated":
             self._error = self._error or "The upstream closed the connection without an answer."
@@ -561,6 +596,7 @@ class Exchange:
         self._decoder = self._feed = self._coding = None
         self._seers = []
         self._detectors = []
+        self.written = timeline.written
         self._tell(self._sink.closed, record)
 
     def _apply_verdicts(self) -> None:

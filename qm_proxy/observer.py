@@ -202,6 +202,8 @@ class Observer:
             self._end(connections, c, t_ns)
         elif c.http is not None:
             if kind == Kind.CLIENT_EOF:
+                for exchange in c.exchanges.values():
+                    exchange.client_said_fin()
                 self._tell(c, c.http.client_end("eof", t_ns))
             elif kind == Kind.CLIENT_RESET:
                 self._tell(c, c.http.client_end("reset", t_ns))

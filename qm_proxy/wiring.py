@@ -448,22 +448,26 @@ class Process:
         return exchange
 
     def _made(self, head: RequestHead, connection: int) -> Exchange:
-        return Exchange(
+        made = Exchange(
             head,
             self.fanout,
             connection=connection,
             window_of=self.residency.window_of,
             others_of=self.busy.get,
-            detectors=self._detectors,
+            detectors=lambda opened: self._detectors(opened, made),
             unix_ns_of=self.clock.unix_ns,
             capture=self.capture,
             trouble=self.observer.trouble,
         )
+        return made
 
-    def _detectors(self, opened: Opened) -> list[Detector]:
+    def _detectors(self, opened: Opened, made: Exchange) -> list[Detector]:
         """Who watches this exchange: the suite, the session's line, and the guard behind the loop detector."""
         found = self.suite.detectors_for(
-            opened, window_tokens=self.residency.window_of(opened.model), surroundings=self.across.beside(opened.id)
+            opened,
+            window_tokens=self.residency.window_of(opened.model),
+            surroundings=self.across.beside(opened.id, made.client_slow_ns),
+            how=made.how,
         )
         if (watch := self.sessions.watch(opened.id)) is not None:
             found.append(watch)

@@ -136,6 +136,8 @@ class Stall:
         if self._late is not None and quiet > _HELD_NS:
             found += self._resolve()
         if self._silent is None and quiet > max(SILENT_NS, 20 * (self._window.median() or 0)):
+            if self._surroundings is not None and 2 * (self._surroundings(self._last, t_ns).client_slow_ns or 0) >= quiet:
+                return found  # the client reads nothing, so nothing is asked for
             says = f"The stream has been silent for {quiet / 1e9:.0f} s and is still open."
             evidence: dict[str, object] = {
                 "silent_s": round(quiet / 1e9, 3),
@@ -198,7 +200,8 @@ class Stall:
             if gap < self._late.at_once:
                 self._run += 1
                 self._run_ns += gap
-                self._pace(gap)
+                if self._run <= _WARM:  # more of them would make the window forget the pace
+                    self._pace(gap)
                 return ()
             found = self._resolve()
         self._suspect(gap, event.t_ns, server_gap)
@@ -301,7 +304,7 @@ class Stall:
             suspects.append("slow_client")
         at_server = None if late.server_gap is None else late.server_gap > 0.7 * late.gap
         evidence["side"] = "client" if suspects else {None: None, True: "server", False: "delivery"}[at_server]
-        if (late.server_gap is not None and late.server_gap < 0.3 * late.gap) or (held and at_server is None):
+        if not suspects and ((late.server_gap is not None and late.server_gap < 0.3 * late.gap) or (held and at_server is None)):
             suspects.append("delivery")
         for sample in self._samples:
             if began - _AGAIN_NS <= sample.t_ns <= late.t_ns + _AGAIN_NS:

@@ -110,6 +110,8 @@ def test_which_other_requests_began_in_a_span(scene: Scene, make: Any) -> None:
     assert between(100, 301).started == ("big", "/api/embed")
     assert between(302, 400).started == ()
     assert scene.across.beside(other.id)(0, 250).started == (own.model,)
+    assert between(100, 300).client_slow_ns is None, "nobody said"
+    assert scene.across.beside(own.id, lambda began, ended: ended - began)(100, 300).client_slow_ns == 200
 
 
 def test_with_the_real_detectors_nothing_is_found_in_quiet_traffic(make: Any) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qm_proxy.detect.detector import Detector
+from qm_proxy.detect.ends import How
 from qm_proxy.events import Cut, Event, Finished, HostSample, Nanoseconds, TextDelta, ToolCall
 from qm_proxy.exchange import CAPTURE_BYTES, MAX_BODY, Exchange, MakeDetectors
 from qm_proxy.findings import Finding
@@ -397,6 +400,101 @@ def test_a_slow_client_keeps_it_open_until_it_has_taken_the_rest() -> None:
     failed = streamed(Scene(), done=False).read(200, b'{"error":"died"}\n', lag=None).end(202)
     failed.exchange.abandon(at(900))
     assert failed.record.ending == "upstream_error"
+
+
+def test_how_long_a_client_did_not_take_what_there_was() -> None:
+    exchange = streamed(Scene(), done=False).exchange
+    assert exchange.client_slow_ns(at(0), at(500)) == 0
+    exchange.client_slow(at(150))
+    exchange.client_slow(at(160))  # still
+    assert exchange.client_slow_ns(at(100), at(170)) == 20 * MS, "it is slow now"
+    exchange.client_ready(at(180))
+    exchange.client_slow(at(300))
+    exchange.client_ready(at(400))
+    assert exchange.client_slow_ns(at(0), at(1000)) == 130 * MS
+    assert exchange.client_slow_ns(at(170), at(310)) == 20 * MS
+    assert exchange.client_slow_ns(at(180), at(300)) == 0
+    for i in range(1000):  # bounded: the oldest are forgotten
+        exchange.client_slow(at(1000 + 2 * i))
+        exchange.client_ready(at(1001 + 2 * i))
+    assert exchange.client_slow_ns(at(0), at(9000)) == 64 * MS
+
+
+class AsksHow:
+    """A detector that asks the connection when the answer was cut."""
+
+    def __init__(self) -> None:
+        self.scene: Scene | None = None
+        self.says: list[How] = []
+
+    def see(self, event: Event) -> tuple[()]:
+        if isinstance(event, Cut) and self.scene is not None:
+            self.says.append(self.scene.exchange.how())
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("how", "clean", "expected"),
+    [
+        ("framing", True, True),
+        ("upstream_eof", False, False),
+        ("upstream_reset", False, False),
+        ("closed", False, None),
+        ("broken", False, None),
+    ],
+)
+def test_detectors_learn_how_the_connection_ended(how: str, clean: bool, expected: bool | None) -> None:
+    asks = AsksHow()
+    scene = asks.scene = Scene(detectors=lambda opened: [asks])
+    streamed(scene, done=False).end(200, how, clean=clean)
+    assert asks.says == [How(expected, client_half_closed=False)]
+
+
+@pytest.mark.parametrize(("last_ms", "certain"), [(360, False), (361, True)])
+def test_a_half_close_is_certain_when_the_client_took_more_for_a_quarter_of_a_second(last_ms: float, certain: bool) -> None:
+    asks = AsksHow()
+    scene = asks.scene = Scene(detectors=lambda opened: [asks])
+    streamed(scene, n=1, done=False)
+    scene.exchange.client_said_fin()
+    scene.read(111, native("b")).read(last_ms, native("c")).read(900, native("d"), lag=None)  # the last one it did not take
+    scene.exchange.client_ready(at(901))
+    scene.end(902, "client_eof")
+    assert asks.says == [How(True, client_half_closed=certain)]
+    assert scene.record.ending == "client_disconnect"
+    assert scene.record.chunks == 4
+
+
+@pytest.mark.parametrize(("how", "says"), [("upstream_reset", 1), ("upstream_eof", 1), ("client_reset", 0), ("closed", 0)])
+def test_an_end_without_any_answer_is_told_to_detectors_when_the_upstream_made_it(how: str, says: int) -> None:
+    asks = AsksHow()
+    scene = asks.scene = Scene(detectors=lambda opened: [asks])
+    scene.end(50, how, clean=False)
+    assert asks.says == [How(False, client_half_closed=False)] * says
+
+
+def test_an_exchange_that_is_over_leaves_no_circle() -> None:
+    """Its detectors and their maker know it; nothing of that may wait for the garbage collector."""
+    made: list[Scene] = []
+    scene = Scene(detectors=lambda opened: [_Knows(lambda: made[0].exchange)])
+    made.append(scene)
+    streamed(scene, done=False).exchange.client_said_fin()
+    scene.read(150, native("b")).end(200)
+    gone = weakref.ref(scene.exchange)
+    gc.disable()
+    try:
+        made.clear()
+        del scene
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+class _Knows:
+    def __init__(self, of: Callable[[], Exchange]) -> None:
+        self.of = of
+
+    def see(self, event: Event) -> tuple[()]:
+        return ()
 
 
 def test_lags_belong_to_the_chunks_of_their_read() -> None:

@@ -220,6 +220,23 @@ def test_silence_is_noticed_by_whatever_tells_the_time_and_told_once() -> None:
     assert again.kind == "stream.silent"
 
 
+def test_a_client_that_reads_nothing_makes_no_silence() -> None:
+    events = stream(STEADY)
+    slow = [SILENT_NS]
+    stall = Stall(lambda _from, _to: Surroundings(slow[0]))
+    found(events, stall)
+    assert stall.tick(events[-1].t_ns + SILENT_NS + 1) == []
+    slow[0] = SILENT_NS // 3
+    assert [f.kind for f in stall.tick(events[-1].t_ns + SILENT_NS + 1)] == ["stream.silent"]
+
+
+def test_a_client_that_did_not_read_explains_what_then_came_at_once() -> None:
+    (finding,) = found(stream([*STEADY, 2000 * MS, *[0] * 125, *STEADY]), Stall(around(client_slow_ns=1990 * MS)))
+    assert finding.evidence["cause"] == "slow_client"
+    assert finding.evidence["delivered_at_once"] == 126
+    assert "also_suspected" not in finding.evidence
+
+
 def test_before_the_first_byte_and_after_the_last_there_is_no_silence() -> None:
     stall = Stall()
     assert stall.tick(10**12) == []
