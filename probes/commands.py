@@ -28,7 +28,7 @@ from probes.hardware import describe, read_host
 from probes.inspector import Plan, Seen, conclude, cost, inspect, plan_for
 from probes.joint import joint_verdict
 from probes.padding import GRAMMAR_VERSION
-from probes.quantamind import MAX_TOKENS, Legacy, compat_audit, compat_section
+from probes.quantamind import MAX_TOKENS, Legacy, compat_audit, compat_section, ladder_cost
 from probes.result import AgentSection, AuditSection, Host, InspectorSection, Result, Run, Target
 from probes.rows import Rows
 from probes.runner import Outcome, Progress, Runner
@@ -82,6 +82,7 @@ class Estimate:
     prompt_tokens: int
     output_tokens: int
     seconds: float
+    seconds_least: float = 0.0
 
 
 class Session:
@@ -168,9 +169,7 @@ class Session:
             brief=self.options.compat is not None and self.options.max_tokens is None,
             host=self.host,
         )
-        slope = inspected.prefill.slope if inspected is not None else None
-        speed = 1000 / slope.value if slope is not None and slope.value > 0 else None
-        priced = audit_cost(plan, prefill_per_s=speed)
+        priced = audit_cost(plan, prefill_per_s=_prefill_speed(inspected))
         self._priced("audit", priced.requests, priced.prompt_tokens, priced.output_tokens, priced.seconds, priced.assumed)
         yield from self._say_cost()
         if self.options.dry_run:
@@ -181,6 +180,20 @@ class Session:
         finally:
             self.warnings += trials.warnings
         return section
+
+    def laddering(self, found: Survey, inspected: InspectorSection | None) -> Probe[Legacy | None]:
+        """The origin's Audit, where `compat` asks for it."""
+        if self.options.compat is None:
+            return None
+        requests, tokens = ladder_cost()
+        speed = _prefill_speed(inspected)
+        known = "measured speeds" if speed is not None else "assumed: 1000 and 60 tokens/s"
+        seconds = tokens / (speed or 1000.0) + requests * 40 / 60
+        self._priced("audit, the origin's ladder", requests, tokens, requests * 40, seconds, known)
+        yield from self._say_cost()
+        if self.options.dry_run:
+            return None
+        return (yield from compat_audit(self.options.model, self.seed, found))
 
     def playing(self, played: Played) -> Probe[AgentSection | None]:
         plan = agent_plan(
@@ -201,7 +214,7 @@ class Session:
         priced = agent_cost(plan)
         line = f"agent: {priced.runs_least} to {priced.runs_most} runs, at most {priced.turns_most} turns, "
         line += f"{_duration(priced.seconds_least)} to {_duration(priced.seconds_most)} ({priced.assumed})"
-        self._add_cost(line, 0, 0, priced.seconds_most)
+        self._add_cost(line, 0, 0, priced.seconds_most, priced.seconds_least)
         yield from self._say_cost()
         if self.options.dry_run:
             return None
@@ -214,13 +227,14 @@ class Session:
         )
         self._add_cost(line, prompt, output, seconds)
 
-    def _add_cost(self, line: str, prompt: int, output: int, seconds: float) -> None:
+    def _add_cost(self, line: str, prompt: int, output: int, seconds: float, least: float | None = None) -> None:
         before = self.estimate
         self.estimate = Estimate(
             [*(before.lines if before else []), line],
             prompt + (before.prompt_tokens if before else 0),
             output + (before.output_tokens if before else 0),
             seconds + (before.seconds if before else 0.0),
+            (seconds if least is None else least) + (before.seconds_least if before else 0.0),
         )
 
     def _say_cost(self) -> Probe[None]:
@@ -250,6 +264,7 @@ class Session:
                 "prompt_tokens": self.estimate.prompt_tokens,
                 "output_tokens": self.estimate.output_tokens,
                 "seconds": round(self.estimate.seconds, 1),
+                "seconds_least": round(self.estimate.seconds_least, 1),
             }
         result = Result(
             tool={"name": "qm-proxy", "version": __version__, "grammar": GRAMMAR_VERSION}, run=run, target=target, host=self.host
@@ -332,8 +347,7 @@ def _inspect_only(session: Session, parts: _Parts) -> Probe[None]:
 def _audit_only(session: Session, parts: _Parts) -> Probe[None]:
     found = yield from session.look()
     parts.audit = yield from session.auditing(found, None)
-    if session.options.compat is not None and not session.options.dry_run:
-        parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
+    parts.legacy = yield from session.laddering(found, None)
     yield from _leave(session, parts, found)
 
 
@@ -346,8 +360,7 @@ def _agent_only(session: Session, parts: _Parts) -> Probe[None]:
 def _report(session: Session, parts: _Parts) -> Probe[None]:
     found = yield from session.look()
     parts.inspector = yield from session.inspecting(found, parts.seen)
-    if session.options.compat is not None and not session.options.dry_run:
-        parts.legacy = yield from compat_audit(session.options.model, session.seed, found)
+    parts.legacy = yield from session.laddering(found, parts.inspector)
     parts.audit = yield from session.auditing(found, parts.inspector)
     parts.agent = yield from session.playing(parts.played)
     yield from _leave(session, parts, found)
@@ -450,6 +463,12 @@ def _say_conduct(target: Target, run: Run, agent: AgentSection) -> None:
         return
     target.options, target.keep_alive, target.truncate, target.shift = dict(how["options"]), "10m", False, False
     target.thinking = how["thinking"]
+
+
+def _prefill_speed(section: InspectorSection | None) -> float | None:
+    """Tokens a second of a long fresh prompt, where it was measured."""
+    slope = section.prefill.slope if section is not None else None
+    return 1000 / slope.value if slope is not None and slope.value > 0 else None
 
 
 def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:

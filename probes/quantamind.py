@@ -21,7 +21,7 @@ from probes.padding import fill
 from probes.result import CompatRow, CompatSection, Host, InspectorSection
 from probes.survey import Survey
 
-__all__ = ["MAX_TOKENS", "Legacy", "LegacyRung", "compat_audit", "compat_section", "legacy_stream"]
+__all__ = ["MAX_TOKENS", "Legacy", "LegacyRung", "compat_audit", "compat_section", "ladder_cost", "legacy_stream"]
 
 POSITIONS = (0.1, 0.5, 0.9)
 STEPS = 5
@@ -87,6 +87,14 @@ def compat_audit(model: str, seed: int, found: Survey, *, max_tokens: int = MAX_
     except Stopped as stop:
         legacy.stopped = stop.detail
     return legacy
+
+
+def ladder_cost(max_tokens: int = MAX_TOKENS, steps: int = STEPS) -> tuple[int, int]:
+    """(requests, prompt tokens sent) when every rung but the last is swept twice; a prefix cache makes it less."""
+    targets = [max_tokens * step // (steps - 1) for step in range(1, steps)]
+    sweeps = [2] * (len(targets) - 1) + [1]
+    tokens = sum(len(POSITIONS) * n * target for n, target in zip(sweeps, targets, strict=True))
+    return 1 + len(POSITIONS) * sum(sweeps), _BASE_CHARACTERS // 5 + tokens
 
 
 class _Asker:

@@ -32,6 +32,7 @@ from probes.stats.robust import median, quantile
 __all__ = ["conclude"]
 
 _DISK_GB_S = 7.5  # a fast NVMe drive reads about this; more came from the page cache or was mapped lazily
+_BENT = 0.005  # of the linear cost at the longest prompt: less curvature than that is rounding, whatever its interval
 _COLD_STATES: tuple[tuple[Literal["C0", "C1"], str], ...] = (("C1", "cold"), ("C0", "disk-cold"))
 _COLD_LABELS: dict[Literal["C0", "C1", "C2", "C3"], str] = {
     "C0": "disk-cold: weights not in the page cache",
@@ -174,10 +175,11 @@ def _prefill(seen: Seen, why: str) -> PrefillSection:
     section.slope = coefficient(fit.slope, fit.n, "ms/token", 1000)
     section.largest_residual = max(abs(value) for value in fit.residuals)
     longest = max(sample.prompt_tokens or 0 for sample in samples)
-    if fit.curvature is not None and longest >= 8000:
+    bent = fit.curvature is not None and fit.curvature.value * longest > _BENT * fit.slope.value
+    if fit.curvature is not None and bent and longest >= 8000:
         section.curvature = coefficient(fit.curvature, fit.n, "ms/token^2", 1000)
         section.doubling_tokens = _doubling(fit)
-    elif fit.curvature is not None:
+    elif fit.curvature is not None and bent:
         section.curvature = coefficient(fit.curvature, fit.n, "ms/token^2", 1000)
         section.unmeasured["doubling_tokens"] = "needs prompts of 8 000 tokens and more to be meant seriously"
     else:

@@ -6,11 +6,15 @@ from probes.report.agent import agent_blocks
 from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Table, number, show
 from probes.report.figures import audit_figures, inspector_figures
 from probes.report.practice import best_fit, meaning, summary
-from probes.result import AuditSection, CompatRow, CompatSection, InspectorSection, Memory, Result
+from probes.result import AuditSection, CompatRow, CompatSection, InspectorSection, Memory, Result, Run
 
 __all__ = ["compose"]
 
 _COLUMNS = ("Measure", "Value")
+_BESIDE = (
+    "The origin hides one task in padding and scores the tool call. Ours asks for fresh facts that stand in the text, many of "
+    "them, as far as that ladder unless --max-tokens says more:"
+)
 
 
 def compose(result: Result) -> list[Block]:
@@ -27,6 +31,8 @@ def compose(result: Result) -> list[Block]:
     blocks.append(Heading(2, "2 Audit"))
     if compat is not None and compat.audit_rungs:
         blocks += _compat_audit(compat)
+        if result.audit is not None:
+            blocks.append(Paragraph(_BESIDE))
     if result.audit is not None:
         blocks += _audit(result.audit)
     else:
@@ -84,11 +90,20 @@ def _setup(result: Result) -> Table:
         ("Options sent", options or "the server's defaults"),
         (
             "Run",
-            f"{run.started_at}, seed {run.seed}, {depth}, {run.requests} requests, {run.model_time_s:.0f} s",
+            f"{run.started_at}, seed {run.seed}, {depth}, {run.requests} requests, "
+            f"{run.model_time_s:.0f} s of model time{_planned(run)}",
         ),
         ("Tool", f"{version}, grammar {result.tool.get('grammar', '?')}"),
     ]
     return Table(_COLUMNS, [(name, value) for name, value in rows if value])
+
+
+def _planned(run: Run) -> str:
+    """What the dry run would have said, beside what it took."""
+    most, least = run.cost.get("seconds"), run.cost.get("seconds_least")
+    if not most:
+        return ""
+    return f" (planned: {least:.0f} to {most:.0f} s)" if least and round(least) != round(most) else f" (planned: {most:.0f} s)"
 
 
 # --- 1 Inspector ----------------------------------------------------------------------------------------------------
@@ -125,7 +140,9 @@ def _inspector(section: InspectorSection, compat: CompatSection | None) -> list[
         add(("Tokens per second", f"{show(cell.rate)} {place}"))
     decode = section.decode
     if decode.slope is not None:
-        add(("Slowing with depth", show(decode.slope)))
+        ends = decode.slope.ci or (None, None)
+        none = "; none detected" if ends[0] is not None and ends[1] is not None and ends[0] <= 0 <= ends[1] else ""
+        add(("Slowing with depth", show(decode.slope) + none))
     if decode.half_speed_tokens is not None:
         add(("Half speed at", show(decode.half_speed_tokens)))
     if decode.drift is not None:
@@ -145,6 +162,8 @@ def _inspector(section: InspectorSection, compat: CompatSection | None) -> list[
             for s in section.spikes.items[:10]
         ]
         blocks.append(Table(("Spike", "Gap", "Threshold", "Cause", "Evidence"), rows))
+        if (more := len(section.spikes.items) - len(rows)) > 0:
+            blocks.append(Paragraph(f"{more} more in result.json."))
     blocks += [Heading(3, "Memory"), _memory(section.memory)]
     blocks += [figure for figure in figures if figure.chart == "memory"]
     if section.checks:
@@ -176,7 +195,8 @@ def _spikes(section: InspectorSection) -> str:
         if spikes.worst_ms and spikes.share_of_time
         else ""
     )
-    return f"{spikes.count} ({show(spikes.per_1000)}; {chance}){worst}{bursts}"
+    aside = f"; {spikes.set_aside} more only by pauses of this client, not counted" if spikes.set_aside else ""
+    return f"{spikes.count} ({show(spikes.per_1000)}; {chance}){worst}{aside}{bursts}"
 
 
 def _memory(memory: Memory) -> Table:
