@@ -429,6 +429,30 @@ def export(
     print(f"{n} exchanges → {out}", file=sys.stderr)
 
 
+@app.command()
+def merge(
+    into: Annotated[Path, typer.Argument(metavar="INTO", help="The database that receives; made if need be.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="FROM", help="Other machines' databases; they are only read.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring the databases of several machines into one; doing it twice adds nothing.
+
+    Example: [bold]qm-proxy merge all.db desk.db laptop.db[/], then [bold]qm-proxy sessions --db all.db[/]
+
+    Copy a database together with its -wal file, or after its proxy ended.
+    Sessions stay as each machine stitched them: message hashes are keyed by
+    each database's own key, so one that moved between machines stays two.
+    """
+    from qm_proxy.reading import merge_stores
+
+    added = merge_stores(into, sources)
+    if as_json:
+        print(json.dumps({"into": str(into), "sources": [str(path) for path in sources], "added": added}, indent=2))
+        return
+    told = ", ".join(f"{n} {table.replace('_', ' ')}" for table, n in added.items() if n)
+    print(f"{into}: {told or 'nothing new'}")
+
+
 def _asked(ask: Any) -> Any:
     """A query's `ValueError` (a bad cursor, instant or limit) as the user's mistake that it is."""
     try:

@@ -1,5 +1,5 @@
-"""The reading commands: `sessions`, `show`, `tail`, `findings`, `export`. They open the database read-only; a running proxy is
-not needed, and not disturbed (SQLite's WAL). `tail` follows a running console's event feed."""
+"""The reading commands: `sessions`, `show`, `tail`, `findings`, `export`; and `merge`. They open the database read-only; a running
+proxy is not needed, and not disturbed (SQLite's WAL). `tail` follows a running console's event feed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import Any
 from qm_proxy.errors import QmError, SettingsError
 from qm_proxy.ids import unix_ms_of
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
+from qm_proxy.store.merge import merge
 from qm_proxy.store.sqlite import Stored
 from qm_proxy.terminal import printable, seconds
 from qm_proxy.waterfall import draw
 
-__all__ = ["export_lines", "follow", "list_findings", "list_sessions", "open_store", "page_out", "show"]
+__all__ = ["export_lines", "follow", "list_findings", "list_sessions", "merge_stores", "open_store", "page_out", "show"]
 
 Json = dict[str, Any]
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a http_proxy variable is not meant for loopback
@@ -32,6 +33,19 @@ def open_store(db: Path | None) -> Stored:
     if not db.exists():
         raise SettingsError(f"There is no database at {db}.", remedy="Run qm-proxy serve first, or give another --db.")
     return Stored(db)
+
+
+def merge_stores(into: Path, sources: list[Path]) -> dict[str, int]:
+    """Rows that came or changed, by table.
+
+    Raises `SettingsError` (a file named twice, or none there) and `StoreError` (none of ours, a newer version's, not writable).
+    """
+    for n, source in enumerate(sources):
+        if not source.is_file():
+            raise SettingsError(f"There is no database at {source}.", remedy="Name files that exist.")
+        if any(other.exists() and source.samefile(other) for other in (into, *sources[:n])):
+            raise SettingsError(f"{source} is named twice.", remedy="INTO and each FROM are different files.")
+    return merge(into, sources)
 
 
 def list_sessions(stored: Stored, **filters: Any) -> tuple[Json, list[str]]:

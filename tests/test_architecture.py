@@ -49,7 +49,7 @@ LAW: dict[str, tuple[str, ...]] = {
     "servant": ("errors",),
     "run": ("errors", "clients", "servant", "terminal"),
     "waterfall": ("terminal",),
-    "reading": ("errors", "ids", "measure", "store.sqlite", "terminal", "waterfall"),
+    "reading": ("errors", "ids", "measure", "store.merge", "store.sqlite", "terminal", "waterfall"),
     "terminal": ("nouns", "measure", "store.queries"),
     "__main__": ("cli",),
     "__init__": (),

@@ -181,7 +181,7 @@ def open_for_reading(place: Place) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         failure = failure_of(exc)
-        raise StoreError(failure.message, remedy=failure.remedy, path=str(place)) from exc
+        raise StoreError(f"{place}: {failure.message}", remedy=failure.remedy, path=str(place)) from exc
     if application != APPLICATION_ID:
         connection.close()
         if empty:

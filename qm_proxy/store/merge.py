@@ -4,6 +4,7 @@ Rules that hold here:
 
 - A source is never written. One of an older version is brought up to date in a copy.
 - All of a source comes in one transaction, parents before children; a merge that is killed leaves what was there before.
+- Every source is looked at before anything is written: one that cannot be read refuses the whole merge.
 - Where both sides know a row, the later state wins (a session that went on, a run that ended, an exchange that closed).
 """
 
@@ -17,7 +18,7 @@ from qm_proxy.errors import StoreError
 from qm_proxy.store.database import failure_of, open_for_reading, open_for_writing
 from qm_proxy.store.migrations import STEPS, migrate
 
-__all__ = ["merge"]
+__all__ = ["check", "merge"]
 
 # table → key, and when the source's row replaces ours ("": never)
 _TABLES: tuple[tuple[str, str, str], ...] = (
@@ -35,15 +36,37 @@ _TABLES: tuple[tuple[str, str, str], ...] = (
 )
 
 
+def check(source: Path) -> None:
+    """Raises `StoreError` when this cannot be merged: missing, another program's, of a newer version, damaged."""
+    connection = open_for_reading(source)
+    try:
+        rows = connection.execute("select name from _sqlite_migrations where migration_set = 'qm_proxy'").fetchall()
+        connection.execute("select count(*) from machines").fetchone()
+    except sqlite3.Error as exc:
+        failure = failure_of(exc)
+        raise StoreError(f"{source} cannot be read: {failure.message}", remedy=failure.remedy) from exc
+    finally:
+        connection.close()
+    if unknown := sorted({row[0] for row in rows} - {step.__name__ for step in STEPS}):
+        raise StoreError(
+            f"{source} was written by a newer qm-proxy: it has the step {unknown[0]!r}, which this version does not know.",
+            remedy="Upgrade qm-proxy here.",
+            steps=unknown,
+        )
+
+
 def merge(into: Path, sources: list[Path]) -> dict[str, int]:
     """Bring everything of `sources` into `into` (made if need be); answers with the number of rows that came or changed, by
     table. Raises `StoreError`: a source is missing, is none of ours, or of a newer version; the target cannot be written."""
     added = {table: 0 for table, _, _ in _TABLES}
+    for source in sources:
+        check(source)
     try:
         target, _ = open_for_writing(into, busy_ms=10_000)
-    except (sqlite3.Error, OSError) as exc:
+    except (StoreError, sqlite3.Error, OSError) as exc:
         failure = failure_of(exc)
-        raise StoreError(f"{into}: {failure.message}", remedy=failure.remedy) from exc
+        message = failure.message if str(into) in failure.message else f"{into}: {failure.message}"
+        raise StoreError(message, remedy=failure.remedy) from exc
     try:
         for source in sources:
             if source.exists() and source.samefile(into):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -213,3 +214,44 @@ def test_a_plan_is_json_and_says_when_the_console_is_off() -> None:
     plan = plan_of(load({"db": "/x/y.db", "listen": "127.0.0.1:0"}), quiet=True)
     assert json.loads(json.dumps(plan)) == plan
     assert (plan["db"], plan["quiet"]) == ("/x/y.db", True)
+
+
+def test_merge_brings_databases_together(run: Callable[..., Said], filled: tuple[Path, list[Any]], tmp_path: Path) -> None:
+    path, _ = filled
+    target = tmp_path / "all.db"
+    said = run("merge", str(target), str(path))
+    assert said.code == 0
+    assert said.out.startswith(f"{target}: 1 machines, ")
+    assert run("merge", str(target), str(path)).out == f"{target}: nothing new\n"
+    told = json.loads(run("merge", str(target), str(path), "--json").out)
+    assert told["sources"] == [str(path)]
+    assert set(told["added"].values()) == {0}
+    assert json.loads(run("sessions", "--db", str(target), "--json").out) == json.loads(
+        run("sessions", "--db", str(path), "--json").out
+    )
+
+
+def test_merge_refuses_before_it_writes(run: Callable[..., Said], filled: tuple[Path, list[Any]], tmp_path: Path) -> None:
+    path, _ = filled
+    target, newer, text = tmp_path / "all.db", tmp_path / "newer.db", tmp_path / "notes.txt"
+    shutil.copy(path, newer)
+    connection = sqlite3.connect(newer)
+    connection.execute(
+        "insert into _sqlite_migrations (migration_set, name, applied_at) values ('qm_proxy', 'from_2030', '2030')"
+    )
+    connection.commit()
+    connection.close()
+    text.write_text("hello " * 1000)
+    _one_line(run("merge", str(path), str(path)), "named twice")
+    _one_line(run("merge", str(target), str(path), str(path)), "named twice")
+    _one_line(run("merge", str(target), str(tmp_path / "none.db")), "none.db", "no database")
+    for wrong, words in ((text, "not a database"), (newer, "newer qm-proxy")):
+        said = run("merge", str(target), str(path), str(wrong))
+        assert said.code == 5
+        assert said.err.count("\n") == 1
+        assert words in said.err
+        assert str(wrong) in said.err
+        assert not target.exists()
+    said = run("merge", str(newer), str(path))
+    assert said.code == 5
+    assert str(newer) in said.err
