@@ -48,6 +48,13 @@ async def http_problem(_: Request, exc: Exception) -> Response:
     return answer
 
 
+async def crash_problem(_: Request, exc: Exception) -> Response:
+    """What nobody foresaw: said in the same form, without its insides."""
+    return problem_response(
+        500, "Internal error", f"The console failed on this request ({type(exc).__name__}). The proxy goes on."
+    )
+
+
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", "50")
     if not text.isdigit() or not 1 <= int(text) <= LIMIT_MAX:
@@ -136,7 +143,7 @@ def routes(
                 raise HTTPException(415, "Send Content-Type: application/json")  # a form on a foreign page cannot
             asked = json.loads(await _body(request))
             kind, model = asked.pop("kind"), asked.pop("model")
-        except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as exc:
             raise HTTPException(400, 'Send a JSON object such as {"kind": "inspect", "model": "…", "quick": true}') from exc
         if (unknown := sorted(set(asked) - RUN_SETTINGS)) or kind not in RUN_KINDS:
             what = f"setting {unknown[0]!r}" if unknown else f"kind {kind!r}"

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from qm_proxy.console.api import CancelRun, CompareRuns, StartRun, Status, http_problem, routes
+from qm_proxy.console.api import CancelRun, CompareRuns, StartRun, Status, crash_problem, http_problem, routes
 from qm_proxy.console.guard import Guard, names_of
 from qm_proxy.store.queries import Archive
 
@@ -34,7 +34,10 @@ def build(
     """The ASGI application. `names` are the exact `host:port` it answers to; `mounts` come after the API's routes."""
     given: dict[str, Any] = {"start": start, "cancel": cancel, "compare": compare}
     jobs = {name: function for name, function in given.items() if function is not None}
-    app = Starlette(routes=[*routes(queries, status, **jobs), *mounts], exception_handlers={HTTPException: http_problem})
+    app = Starlette(
+        routes=[*routes(queries, status, **jobs), *mounts],
+        exception_handlers={HTTPException: http_problem, Exception: crash_problem},
+    )
     return Guard(app, names, token)
 
 

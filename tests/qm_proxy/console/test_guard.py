@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -72,3 +75,48 @@ def test_no_way_round_the_token(path: str) -> None:
 def test_two_hosts_are_refused() -> None:
     answer = client().get("/", headers=[("host", "127.0.0.1:11437"), ("host", "evil.example")])
     assert answer.status_code in (400, 421)
+
+
+async def _judged(guard: Guard, host: str, server: tuple[str, int] | None, origin: str | None = None) -> int:
+    """The status for one request on a connection whose own end is `server`."""
+    told: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            told.append(message["status"])
+
+    headers = [(b"host", host.encode())] + ([] if origin is None else [(b"origin", origin.encode())])
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/healthz",
+        "raw_path": b"/healthz",
+        "query_string": b"",
+        "headers": headers,
+    }
+    await guard(scope | {"server": server, "client": None, "scheme": "http"}, lambda: None, send)  # type: ignore[arg-type]
+    return told[0]
+
+
+@pytest.mark.parametrize(
+    ("listens", "host", "server", "status"),
+    [
+        ("0.0.0.0", "192.168.1.5:11437", ("192.168.1.5", 11437), 200),
+        ("::", "192.168.1.5:11437", ("::ffff:192.168.1.5", 11437), 200),
+        ("::", "[fd00::5]:11437", ("fd00::5", 11437), 200),
+        ("0.0.0.0", f"{socket.gethostname()}:11437", ("192.168.1.5", 11437), 200),
+        ("0.0.0.0", "192.168.1.6:11437", ("192.168.1.5", 11437), 421),
+        ("0.0.0.0", "evil.example:11437", ("192.168.1.5", 11437), 421),
+        ("0.0.0.0", "evil.example:11437", ("evil.example", 11437), 421),
+        ("0.0.0.0", "192.168.1.5:11437", None, 421),
+        ("127.0.0.1", "192.168.1.5:11437", ("192.168.1.5", 11437), 421),
+    ],
+)
+async def test_listening_everywhere_it_answers_to_the_address_connected_to(
+    listens: str, host: str, server: tuple[str, int] | None, status: int
+) -> None:
+    guard = Guard(Starlette(routes=[Route("/healthz", _hello)]), names_of([(listens, 11437)]))
+    assert await _judged(guard, host, server) == status
+    if status == 200:
+        assert await _judged(guard, host, server, f"http://{host}") == 200
+        assert await _judged(guard, host, server, "http://evil.example") == 403
