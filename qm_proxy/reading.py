@@ -1,5 +1,5 @@
-"""The reading commands: `sessions`, `show`, `tail`, `findings`, `export`; and `merge`. They open the database read-only; a running
-proxy is not needed, and not disturbed (SQLite's WAL). `tail` follows a running console's event feed."""
+"""The reading commands: `sessions`, `show`, `tail`, `findings`, `export`; and `merge`. They open the database read-only; a
+running proxy is not needed, and not disturbed (SQLite's WAL). `tail` follows a running console's event feed."""
 
 from __future__ import annotations
 

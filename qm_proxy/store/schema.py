@@ -279,11 +279,11 @@ def _lines(connection: sqlite3.Connection) -> Iterator[str]:
     yield ""
     yield "    datasette qm.db          sqlite-utils query qm.db 'select * from slowest_exchanges limit 10'"
     yield ""
-    yield "`qm-proxy merge all.db desk.db laptop.db` brings several machines' databases together: ids are unique everywhere, each row"
-    yield "keeps its `machine_id`, and doing it twice adds nothing. Message hashes (`turns.tip`, `turns.expected`) are keyed by a secret"
-    yield "beside each database (`qm.db.key`, 0600): they mean something to their own machine alone. So sessions stay as each machine"
-    yield "stitched them, and a conversation that moved from one machine to another is two sessions; where its client sends an id of its"
-    yield "own, `sessions.client_session` tells that they are one."
+    yield "`qm-proxy merge all.db desk.db laptop.db` brings several machines' databases together: ids are unique everywhere,"
+    yield "each row keeps its `machine_id`, and doing it twice adds nothing. Message hashes (`turns.tip`, `turns.expected`) are"
+    yield "keyed by a secret beside each database (`qm.db.key`, 0600): they mean something to their own machine alone. So"
+    yield "sessions stay as each machine stitched them, and a conversation that moved from one machine to another is two"
+    yield "sessions; where its client sends an id of its own, `sessions.client_session` tells that they are one."
     yield ""
     for table, (purpose, meanings) in TABLES.items():
         columns = connection.execute(f"pragma table_info({table})").fetchall()
