@@ -35,9 +35,11 @@ from qm_proxy.events import (
     Event,
     Failed,
     Finished,
+    HostSample,
     Missed,
     Nanoseconds,
     OfferedTool,
+    Residency,
     TextDelta,
     ThinkingDelta,
     ToolCall,
@@ -78,6 +80,8 @@ CAPTURE_BYTES = 1024 * 1024
 PROGRESS_NS = 200_000_000
 """Five times a second: CONTRACT allows ten, nobody reads faster, and each one costs its sinks as much as ten tokens."""
 
+BLOCK = 16
+"""Deltas that `Listener`s get at once."""
 _MAX_FINDINGS = 1000
 _MAX_CALLS = 4096
 _MAX_PAUSES = 64
@@ -90,6 +94,7 @@ _T = TypeVar("_T")
 _How: TypeAlias = Literal["framing", "client_eof", "client_reset", "upstream_eof", "upstream_reset", "closed", "broken", "ours"]
 
 _Seer: TypeAlias = Callable[[Event], Iterable[Finding]]
+_Listener: TypeAlias = Callable[[type[TextDelta | ThinkingDelta], list[str]], None]
 MakeDetectors: TypeAlias = Callable[[Opened], Sequence[Detector]]
 """Who watches an exchange, chosen when its request is known and sessions have placed it."""
 
@@ -147,7 +152,12 @@ class Exchange:
         self._decoder: Decoder | None = None
         self._feed: Callable[[bytes, Nanoseconds], list[Event]] | None = None  # its `feed`, behind the coding if there is one
         self._bytes_out = 0
-        self._seers: list[_Seer] = []
+        self._watchers: Sequence[Detector] = ()
+        self._all_seers: list[_Seer] = []
+        self._seers: list[_Seer] = []  # of them, those who see every delta …
+        self._listeners: list[_Listener] = []  # … and those who are told a block at a time
+        self._said: list[str] = []  # the block
+        self._said_kind: type[TextDelta | ThinkingDelta] | None = None  # when the latest event was such a delta
         self._detectors: list[Detector] = []
         self._captured: _Captured | None = None
         self._response_model: str | None = None
@@ -189,9 +199,14 @@ class Exchange:
             self._decoder_failed(exc)
             return
         for found in events:
-            if self._timeline_see(found):
-                self._take(found)
-            for seer in self._seers:  # _show, unrolled: a call less per token
+            if self._timeline_see(found) or self._said_kind is None:
+                self._show(found)
+                continue
+            said = self._said  # one more delta of the same kind
+            said.append(found.text)  # type: ignore[union-attr]
+            if len(said) >= BLOCK:
+                self._hand_on()
+            for seer in self._seers:
                 try:
                     for finding in seer(found):
                         self.add(finding)
@@ -279,6 +294,7 @@ class Exchange:
     def beside(self, event: Event) -> None:
         """Something happened beside the wire (a host sample, what is loaded): detectors see it."""
         if self.record is None:
+            self._timeline_see(event)
             self._show(event)
 
     def tick(self, now_ns: Nanoseconds) -> None:
@@ -369,10 +385,11 @@ class Exchange:
             except Exception as exc:
                 self._count(f"detectors: {type(exc).__name__}")
         self._make_detectors = None  # it may know this exchange: no circle is left to the garbage collector
-        self._seers = [detector.see for detector in self._detectors]
+        watchers = self._detectors
         if self._capture and route.operation is not None:
             self._captured = _Captured()
-            self._seers.append(self._captured.see)
+            watchers = [*watchers, self._captured]
+        self._watch(watchers)
         if asked is not None:  # of the request only its numbers are kept while the answer runs
             tools = tuple(OfferedTool(tool.name, tool.kind) for tool in asked.tools)
             told = self._capture and asked.body_bytes <= CAPTURE_BYTES  # for spans with content
@@ -429,20 +446,46 @@ class Exchange:
         return opened.streamed and 200 <= status < 300 and (opened.dialect == "ollama" or not kind.endswith("json"))
 
     def _show(self, event: Event) -> None:
-        """One event to the timeline and everybody who watches."""
-        if self._timeline_see(event):
+        """One event, which the timeline has seen, to us and everybody who watches."""
+        kind = type(event)
+        if self._said:
+            self._hand_on()
+        delta = isinstance(event, TextDelta | ThinkingDelta)
+        if delta:
+            self._said_kind = kind  # type: ignore[assignment]
+            self._said.append(event.text)  # type: ignore[union-attr]
+        elif kind is not HostSample and kind is not Residency:
+            self._said_kind = None
             self._take(event)
-        for seer in self._seers:
+        for seer in self._seers if delta else self._all_seers:
             try:
                 for finding in seer(event):
                     self.add(finding)
             except Exception as exc:
                 self._drop(seer, exc)
 
-    def _drop(self, seer: _Seer, exc: Exception) -> None:
+    def _hand_on(self) -> None:
+        """What was said since the last time, to those who take it in blocks."""
+        said, kind = self._said, self._said_kind
+        self._said = []
+        assert kind is not None
+        for listener in self._listeners:
+            try:
+                listener(kind, said)
+            except Exception as exc:
+                self._drop(listener, exc)
+
+    def _drop(self, call: Callable[..., object], exc: Exception) -> None:
         """This one fails: the rest of the exchange goes without it."""
-        self._count(f"detector {type(getattr(seer, '__self__', seer)).__name__}: {type(exc).__name__}")
-        self._seers = [other for other in self._seers if other is not seer]
+        owner = getattr(call, "__self__", call)
+        self._count(f"detector {type(owner).__name__}: {type(exc).__name__}")
+        self._watch([other for other in self._watchers if other is not owner])
+
+    def _watch(self, watchers: Sequence[Detector]) -> None:
+        self._watchers = watchers
+        self._all_seers = [one.see for one in watchers]
+        self._seers = [one.see for one in watchers if not hasattr(one, "said")]
+        self._listeners = [said for one in watchers if (said := getattr(one, "said", None)) is not None]
 
     def _take(self, event: Event) -> None:
         """What the exchange itself wants to know of the answer."""
@@ -488,6 +531,7 @@ class Exchange:
             self._decoder_failed(exc)
             return
         for event in events:
+            self._timeline_see(event)
             self._show(event)
 
     def _decoder_failed(self, exc: Exception) -> None:
@@ -557,6 +601,8 @@ class Exchange:
             bytes_in=self._body_bytes,
             complete=self._ending == "complete",
         )
+        if self._said:
+            self._hand_on()
         self._apply_verdicts()
         placed, captured = opened.placed, self._captured
         self.record = record = Record(
@@ -594,7 +640,7 @@ class Exchange:
             **{name: getattr(timing, name) for name in _TIMING},
         )
         self._decoder = self._feed = self._coding = None
-        self._seers = []
+        self._watch(())
         self._detectors = []
         self.written = timeline.written
         self._tell(self._sink.closed, record)
@@ -682,7 +728,7 @@ class _Text:
 
 
 class _Captured:
-    """With `capture`: what was answered, for store and export. Sees events as a detector does, and finds nothing."""
+    """With `capture`: what was answered, for store and export. Listens as a detector does, and finds nothing."""
 
     __slots__ = ("calls", "text", "thinking")
 
@@ -692,13 +738,12 @@ class _Captured:
         self.thinking = _Text()
 
     def see(self, event: Event) -> tuple[()]:
-        if isinstance(event, TextDelta):
-            self.text.add(event.text)
-        elif isinstance(event, ThinkingDelta):
-            self.thinking.add(event.text)
-        elif isinstance(event, ToolCall) and len(self.calls) < _MAX_CALLS:
+        if isinstance(event, ToolCall) and len(self.calls) < _MAX_CALLS:
             self.calls.append(event.arguments[:CAPTURE_BYTES])
         return ()
+
+    def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
+        (self.text if kind is TextDelta else self.thinking).add("".join(pieces))
 
 
 def _now_minus(t_ns: int) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from qm_proxy.events import HostSample, Nanoseconds, Residency
 from qm_proxy.exchange import Exchange
@@ -26,6 +26,7 @@ from qm_proxy.wire.http import Broken, HttpConnection, HttpEvent, RequestHead, R
 __all__ = ["Fanout", "MakeExchange", "Observer"]
 
 BREATH = 8
+_T = TypeVar("_T")
 _UPSTREAM_DATA = int(Kind.UPSTREAM_DATA)
 _REQUEST_BEGINS = re.compile(rb"[A-Z]{3,16} \S+ HTTP/1\.[01]\r?\n")
 
@@ -42,25 +43,29 @@ class Fanout:
     def __init__(self, sinks: Iterable[Sink]) -> None:
         self.sinks = list(sinks)
         self.failures: dict[str, int] = {}
+        self._opened = [sink.opened for sink in self.sinks]
+        self._progress = [sink.progress for sink in self.sinks]
+        self._found = [sink.found for sink in self.sinks]
+        self._closed = [sink.closed for sink in self.sinks]
 
     def opened(self, opened: Opened) -> None:
-        self._each(lambda sink: sink.opened(opened))
+        self._each(self._opened, opened)
 
     def progress(self, progress: Progress) -> None:
-        self._each(lambda sink: sink.progress(progress))
+        self._each(self._progress, progress)
 
     def found(self, finding: Finding) -> None:
-        self._each(lambda sink: sink.found(finding))
+        self._each(self._found, finding)
 
     def closed(self, record: Record) -> None:
-        self._each(lambda sink: sink.closed(record))
+        self._each(self._closed, record)
 
-    def _each(self, call: Callable[[Sink], None]) -> None:
-        for sink in self.sinks:
+    def _each(self, say: Iterable[Callable[[_T], None]], what: _T) -> None:
+        for one in say:
             try:
-                call(sink)
+                one(what)
             except Exception:
-                name = type(sink).__name__
+                name = type(getattr(one, "__self__", one)).__name__
                 self.failures[name] = self.failures.get(name, 0) + 1
 
 
@@ -222,13 +227,12 @@ class Observer:
             c.http, c.holed = HttpConnection(), False
         elif c.holed and _REQUEST_BEGINS.match(data):
             c.holed = False
-            if c.exchanges:
-                self._asks_again(c, t_ns)
+            self._asks_again(c, t_ns)
         self._tell(c, c.http.client(data, t_ns))
 
     def _asks_again(self, c: _Connection, t_ns: Nanoseconds) -> None:
-        """A client asks again when it has its answer: the dropped batch held the end of that. The upstream's next bytes show how
-        much it held; they belong to the new request."""
+        """A client asks again when it has its answer: the dropped batch held the end of that, and maybe all of the request before.
+        The upstream's next bytes show how much it held; they belong to the new request."""
         for exchange in list(c.exchanges.values()):
             exchange.client_ready(t_ns)
             exchange.abandon(t_ns)

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qm_proxy.events import Asked, Began, Cut, Event, Failed, Finished, Nanoseconds, TextDelta, ToolCall, Usage
+from qm_proxy.events import Asked, Cut, Event, Failed, Finished, Nanoseconds, TextDelta, ThinkingDelta, Usage
 from qm_proxy.findings import Finding, Severity
 from qm_proxy.measure.known import LIVE_S, LIVE_SESSIONS, Place, Trajectory, scope_of
 from qm_proxy.measure.prefix import Prompt, compare, price
 from qm_proxy.measure.stitching import ClientIds, Match, Stitcher
-from qm_proxy.measure.trajectory import PIECES, Answer, EmittedCall, History, Marker, ReturnedResult
+from qm_proxy.measure.trajectory import Answer, EmittedCall, History, Marker, ReturnedResult
 from qm_proxy.record import Opened, Placed, Prefix, Progress, Record, Turnaround
 
 __all__ = ["Sessions", "Watch", "client_ids"]
@@ -258,33 +258,27 @@ class Sessions:
         }
 
 
-_RARE = frozenset({ToolCall, Began, Usage, Finished, Cut, Failed})
-
-
 class Watch:
     """Sees one exchange's answer for its session. A Detector: bounded, no clock, never raises."""
 
     def __init__(self, entry: _InFlight) -> None:
         self._entry = entry
         self._answer = entry.answer
-        self._pieces = entry.answer.pieces
         self._usage: Usage | None = None
 
     def see(self, event: Event) -> Iterable[Finding]:
-        kind = type(event)
-        if kind is TextDelta:  # once per token
-            pieces = self._pieces
-            pieces.append(event.text)  # type: ignore[union-attr]
-            if len(pieces) >= PIECES:
-                self._answer.fold()
-        elif kind in _RARE:
-            if isinstance(event, Usage):
+        match event:
+            case Usage():
                 self._usage = event
-            elif isinstance(event, (Finished, Cut, Failed)):
-                return self._over(event.t_ns, failed=kind is Failed)
-            else:
+            case Finished() | Cut() | Failed():
+                return self._over(event.t_ns, failed=isinstance(event, Failed))
+            case _:
                 self._answer.see(event)
         return ()
+
+    def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
+        if kind is TextDelta:
+            self._answer.said(pieces)
 
     def _over(self, t_ns: Nanoseconds, *, failed: bool) -> Iterable[Finding]:
         """The answer is over: whether the client's own changes made the server work again, and how much."""

@@ -78,6 +78,7 @@ __all__ = ["main"]
 NICE = 5
 READ_BYTES = 256 * 1024
 TICK_S = 0.5
+GC_THRESHOLD = (10_000, 20, 20)  # events are no garbage of a collector's kind: it looked for some 70 times a second, in vain
 PLACES = 10_000
 RESUME_S = 3600.0
 MCP_BODY_BYTES = 2**20
@@ -251,6 +252,7 @@ class Process:
         mcp = spawn(self._serve_mcp(ending), name="mcp") if self.server is not None else None
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
         await self.stopping.wait()
         self._drain_pipes()
         for task in beside:

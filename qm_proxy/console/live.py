@@ -48,6 +48,7 @@ class Live:
         self.events: deque[LiveEvent] = deque(maxlen=BACKLOG)
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
+        self._readers = 0  # who wait for it
 
     # --- as a sink ----------------------------------------------------------------------------------------------------
 
@@ -89,8 +90,9 @@ class Live:
 
     def publish(self, name: str, data: dict[str, Any]) -> None:
         self.events.append(LiveEvent(next(self._numbers), name, data))
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        if self._readers:  # else nobody waits
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
     # --- for readers --------------------------------------------------------------------------------------------------
 
@@ -110,10 +112,13 @@ class Live:
         """Until there is an event after `seq`, at most `patience_s`; whether there is."""
         if self.last_seq > seq:
             return True
+        self._readers += 1
         try:
             await asyncio.wait_for(self._changed.wait(), patience_s)
         except TimeoutError:
             return False
+        finally:
+            self._readers -= 1
         return True
 
     async def endpoint(self, request: Request) -> StreamingResponse:

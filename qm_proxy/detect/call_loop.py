@@ -136,16 +136,9 @@ class CallLoop:
         self._size = 0
 
     def see(self, event: Event) -> Iterable[Finding]:
-        kind = type(event)
-        if kind is ThinkingDelta:
-            return ()
-        if kind is TextDelta:
-            if self._size < _SAID:
-                text: str = event.text  # type: ignore[union-attr]
-                self._size += len(text)
-                self._said.append(text if self._size <= _SAID else text[:_SAID])
-            return ()
         match event:
+            case TextDelta():
+                self.said(TextDelta, [event.text])
             case ToolCall() if len(self._calls) < _MAX_CALLS:
                 self._calls.append(event)
             case Finished():
@@ -153,6 +146,12 @@ class CallLoop:
             case Cut() if self._calls:
                 return self._end(event.t_ns)
         return ()
+
+    def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
+        if kind is TextDelta and self._size < _SAID:
+            text = "".join(pieces)
+            self._size += len(text)
+            self._said.append(text if self._size <= _SAID else text[:_SAID])
 
     def _end(self, t_ns: int) -> list[Finding]:
         now = self._loops.workbook.turn("".join(self._said), [(call.name, call.arguments) for call in self._calls])

@@ -13,7 +13,6 @@ Rules that hold here (what Ollama 0.33 does; research/ollama-wire.md 3.3 and 3.4
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -25,7 +24,6 @@ __all__ = ["REPEAT_LIMIT", "Ends", "How"]
 REPEAT_LIMIT = 31
 """Equal pieces that reach the client before the runner gives up."""
 
-_KEPT = 128
 _TAIL = 2_048
 _SWALLOWING = ("openai-responses", "anthropic")
 _CRASH = re.compile(r"unexpected EOF|unexpectedly stopped|connection re(?:set|fused)|broken pipe|terminated|signal|EOF", re.I)
@@ -45,22 +43,21 @@ class Ends:
     def __init__(self, dialect: Dialect, how: Callable[[], How] | None = None) -> None:
         self._dialect = dialect
         self._how = how
-        self._pieces: deque[str] = deque(maxlen=_KEPT)
+        self._tail = ""
+        self._last = ""  # the latest piece, and how many equal ones in a row it ends
+        self._equal = 0
         self._chunks = 0
         self._called = False
         self._counted = False
         self._told = False
 
     def see(self, event: Event) -> Iterable[Finding]:
-        kind = type(event)
-        if kind is TextDelta or kind is ThinkingDelta:
-            self._pieces.append(event.text)  # type: ignore[union-attr]
-            self._chunks += 1
-            return ()
         match event:
+            case TextDelta() | ThinkingDelta():
+                self.said(type(event), [event.text])
             case ToolCall():
                 self._called = True
-                self._pieces.clear()
+                self._tail, self._equal = "", 0
             case Usage():
                 self._counted |= bool(event.output_tokens)
             case Failed():
@@ -73,6 +70,16 @@ class Ends:
                 says = "The client closed its sending side while it was still reading, and Ollama takes that for a cancellation."
                 return self._tell(event, "client_half_close", "info", says, {})
         return ()
+
+    def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
+        size = len(pieces)
+        self._chunks += size
+        self._tail = (self._tail + "".join(pieces))[-_TAIL:]
+        last, equal = pieces[-1].strip(), 1
+        while equal < size and pieces[-1 - equal].strip() == last:
+            equal += 1
+        self._equal = self._equal + equal if equal == size and last == self._last else equal
+        self._last = last
 
     def _failed(self, event: Failed) -> list[Finding]:
         crashed = _CRASH.search(event.message) is not None and not 400 <= event.status < 500
@@ -118,11 +125,8 @@ class Ends:
 
     def _repeats(self) -> int:
         """How many equal pieces the answer ends with, however it was cut into chunks."""
-        pieces = [piece.strip() for piece in self._pieces]
-        count = 0
-        while count < len(pieces) and pieces[-1 - count] == pieces[-1]:
-            count += 1
-        tail = "".join("".join(piece[-_TAIL:] for piece in self._pieces)[-_TAIL:].split())
+        count = self._equal
+        tail = "".join(self._tail.split())
         for size in range(1, len(tail) // REPEAT_LIMIT + 1):
             unit = tail[-size:]
             if count < REPEAT_LIMIT and tail.endswith(unit * REPEAT_LIMIT):
@@ -133,5 +137,5 @@ class Ends:
         if self._told:
             return []
         self._told = True
-        self._pieces.clear()
+        self._tail = ""
         return [Finding("upstream.aborted", severity, summary, event.t_ns, {"cause": cause, "chunks": self._chunks, **evidence})]

@@ -26,7 +26,6 @@ from qm_proxy.events import (
     Asked,
     Began,
     Cut,
-    EmptyRecord,
     Event,
     Failed,
     Finished,
@@ -85,18 +84,9 @@ class ToolSchema:
         self._scanner = _Scanner(self._offered) if tools else None
 
     def see(self, event: Event) -> Iterable[Finding]:
-        kind = type(event)
-        if kind is TextDelta:
-            self._payload = True
-            if self._scanner is not None:
-                self._scanner.feed(event.text)  # type: ignore[union-attr]
-            return ()
-        if kind is EmptyRecord:
-            return ()
-        if kind is ThinkingDelta:
-            self._payload = True
-            return ()
         match event:
+            case TextDelta() | ThinkingDelta():
+                self.said(type(event), [event.text])
             case ToolCall():
                 self._payload = True
                 found = self._judge(event)[: _MAX_FINDINGS - self._told]
@@ -112,6 +102,11 @@ class ToolSchema:
             case Finished() | Cut():
                 return self._end(event)
         return ()
+
+    def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
+        self._payload = True
+        if kind is TextDelta and self._scanner is not None:
+            self._scanner.feed("".join(pieces))
 
     # --- a structured call
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from qm_proxy.events import Asked, Began, Event, Message, Nanoseconds, TextDelta, ToolCall
 
-__all__ = ["PIECES", "Answer", "Context", "EmittedCall", "History", "Marker", "ReturnedResult", "canonical_arguments"]
+__all__ = ["Answer", "Context", "EmittedCall", "History", "Marker", "ReturnedResult", "canonical_arguments"]
 
 _BLANKS = b" \t\r\n\x0b\x0c"
 _INJECTED = ("system-reminder", "environment_details")  # blocks that agents rewrite from turn to turn
@@ -28,7 +28,6 @@ _LINE_BYTES = 12  # a line shorter than this says nothing about who wrote it
 _LINES_READ = 512
 _START_BYTES = 32
 _ANSWER_BYTES = 256 * 1024
-PIECES = 64
 
 
 class ReturnedResult(NamedTuple):
@@ -271,22 +270,19 @@ class Answer:
     """Gathers an answer as its client will send it back, so that the next request is known. Bounded; never raises.
 
     Some four bytes are held per token of text, none per token of thinking; past 256 KiB the text is given up (`marks` None).
-    On the hot path `pieces` is appended to directly, and `fold` called at every `PIECES`: 0.1 µs per token instead of 0.4.
+    `said` takes the text in blocks: encoding many pieces at once costs a tenth of encoding each.
     """
 
     def __init__(self, marker: Marker) -> None:
         self._marker = marker
         self._text = bytearray()
         self._overlong = False
-        self.pieces: list[str] = []
         self.calls: list[EmittedCall] = []
         self.response_id: str | None = None
 
     def see(self, event: Event) -> tuple[()]:
         if isinstance(event, TextDelta):
-            self.pieces.append(event.text)
-            if len(self.pieces) >= PIECES:
-                self.fold()
+            self.said([event.text])
         elif isinstance(event, ToolCall):
             mark = self._marker.call(event.name, event.arguments)
             lines = self._marker.quoted_arguments(event.arguments)
@@ -295,10 +291,9 @@ class Answer:
             self.response_id = event.response_id
         return ()
 
-    def fold(self) -> None:
-        """Many small strings → a few bytes."""
-        more = "".join(self.pieces).encode("utf-8", "surrogatepass")
-        self.pieces.clear()
+    def said(self, pieces: list[str]) -> None:
+        """The next pieces of its text, in order."""
+        more = "".join(pieces).encode("utf-8", "surrogatepass")
         if len(self._text) + len(more) <= _ANSWER_BYTES and not self._overlong:
             self._text += more
         elif not self._overlong:
@@ -307,7 +302,6 @@ class Answer:
 
     @property
     def text(self) -> str:
-        self.fold()
         return self._text.decode("utf-8", "surrogatepass")
 
     def marks(self) -> list[int] | None:

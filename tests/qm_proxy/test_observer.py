@@ -466,6 +466,21 @@ def test_a_sink_that_fails_is_counted_and_stops_no_other(relay: Relay) -> None:
     assert (len(sound.openings), len(sound.records)) == (2, 2)
 
 
+def test_an_answer_whose_request_was_lost_does_not_cost_the_next_exchange() -> None:
+    scene, relay = Scene(), Relay()
+    scene.take(relay.say(Kind.OPENED, 1))
+    for at, (kind, piece) in enumerate(_records("first")):
+        relay.say(kind, 1, piece)
+        if at == 2:  # of the first exchange only the answer's head comes through
+            scene.take(relay)
+        else:
+            relay.lose()
+    for kind, piece in _records("second"):
+        scene.take(relay.say(kind, 1, piece))
+    [record] = scene.records
+    assert (record.model, record.ending, record.chunks, record.undecoded) == ("second", "complete", 3, None)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_is_dropped_whole_exchanges_are_read_whole(data: st.DataObject) -> None:
