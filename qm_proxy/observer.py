@@ -231,8 +231,8 @@ class Observer:
         self._tell(c, c.http.client(data, t_ns))
 
     def _asks_again(self, c: _Connection, t_ns: Nanoseconds) -> None:
-        """A client asks again when it has its answer: the dropped batch held the end of that, and maybe all of the request before.
-        The upstream's next bytes show how much it held; they belong to the new request."""
+        """A client asks again when it has its answer: the dropped batch held the end of that, and maybe all of its request. The
+        upstream's next bytes show how much it held; they belong to the new request."""
         for exchange in list(c.exchanges.values()):
             exchange.client_ready(t_ns)
             exchange.abandon(t_ns)

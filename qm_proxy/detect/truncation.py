@@ -165,6 +165,8 @@ class Truncation:
         self._output: int | None = None
 
     def see(self, event: Event) -> Iterable[Finding]:
+        if type(event) is TextDelta or type(event) is ThinkingDelta:
+            return ()
         match event:
             case Usage():
                 if not event.estimated:
@@ -179,9 +181,6 @@ class Truncation:
             case Cut():
                 return self._judge(event.t_ns, None)
         return ()
-
-    def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
-        """What the model says tells nothing about what it was told."""
 
     def _resident(self, event: Residency) -> None:
         names = (self._model, f"{self._model}:latest")
