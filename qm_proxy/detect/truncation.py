@@ -34,9 +34,13 @@ _V = TypeVar("_V")
 _PRIOR = 0.27  # tokens per UTF-8 byte of unknown text, and the range in which real tokenizers lie
 _PRIOR_LOW, _PRIOR_HIGH = 0.145, 0.7
 _SYMBOL, _SYMBOL_LOW = 1.1, 0.6  # tokens per lexer symbol, which has at most 16 letters or equal marks
+_MIXTURES = (0.2, 0.4, 0.6, 0.8)  # shares of the bytes: words become more tokens the longer they are
+_MEASURES = range(2 + len(_MIXTURES))
 _MODELS, _SAMPLES, _LINES = 256, 16, 2_048
 _ENOUGH_BYTES = 200
 _STEPS_ENOUGH, _STEPS_CAUTION = 4, 0.92
+_NEAR = 0.94  # a count just below the window is what dropping leaves: there a small loss is believed
+_FAR = 1.2  # so much less than must have been sent needs no sum of messages to explain it
 _OLDEST = 4_096  # messages that may have been dropped
 _TEXTS, _COUNTED = 8_192, 65_536
 _DEFAULT_KEEP = 4
@@ -50,15 +54,22 @@ _REMEDY = "raise num_ctx (options of native requests, a Modelfile, OLLAMA_CONTEX
 
 
 class Size(NamedTuple):
-    """How large a request is, in two measures of which a model's tokens follow one better than the other."""
+    """How large a request is, in two measures. A model's tokens follow one of them, or a mixture, better than the others."""
 
     n_bytes: int
     n_symbols: int
 
+    def by(self, measure: int) -> float:
+        """In bytes (0), in symbols (1), or in a mixture of both."""
+        if measure < 2:
+            return self[measure]
+        share = _MIXTURES[measure - 2]
+        return share * _PRIOR * self.n_bytes + (1 - share) * _SYMBOL * self.n_symbols
+
 
 class Estimate(NamedTuple):
     """Tokens that a request probably has, and what one more byte or symbol costs at least and at most.
-    `samples`: how many requests of this model and tool set it rests on; `measure`: 0 bytes, 1 symbols."""
+    `samples`: how many requests of this model and tool set it rests on; `measure`: as in `Size.by`."""
 
     low: float
     middle: float
@@ -91,7 +102,7 @@ class Calibration:
         if len(samples) < 2:  # the model with other tools, then: their schemas are rendered in another density
             samples, doubt = list(self._pooled.get(model, ())), 0.12
         if len(samples) >= 2:
-            lines = [_line([(it[i], tokens) for it, tokens in samples], size[i], i, doubt) for i in (0, 1)]
+            lines = [_line([(it.by(i), tokens) for it, tokens in samples], size.by(i), i, doubt) for i in _MEASURES]
             return min(lines, key=lambda line: line.high - line.low)
         n = size.n_bytes
         middle = max(n * _PRIOR, size.n_symbols * _SYMBOL)
@@ -107,9 +118,9 @@ class Calibration:
         steps = self._steps.get(model, ())
         if len(steps) < _STEPS_ENOUGH:
             return min(by[i] * tokens / had[i] for i in (0, 1)) * 0.75
-        rates = [sorted(tokens / it[i] for it, tokens in steps) for i in (0, 1)]
-        i = max((0, 1), key=lambda i: rates[i][0] / rates[i][-1])  # the measure that varies less
-        return by[i] * rates[i][0] * (_STEPS_CAUTION + (0.03 if len(steps) >= 24 else 0 if len(steps) >= 8 else -0.07))
+        rates = [sorted(tokens / it.by(i) for it, tokens in steps) for i in _MEASURES]
+        i = max(_MEASURES, key=lambda i: rates[i][0] / rates[i][-1])  # the measure that varies least
+        return by.by(i) * rates[i][0] * (_STEPS_CAUTION + (0.03 if len(steps) >= 24 else 0 if len(steps) >= 8 else -0.07))
 
     def knows(self, model: str) -> bool:
         """Has it seen this model's conversations grow often enough to be believed?"""
@@ -153,6 +164,7 @@ class Truncation:
         self._model = asked.model or ""
         self._line = line
         sizes, self._size, self._tools = size_of(asked, calibration)
+        self._messages = Size(sum(size.n_bytes for size in sizes), sum(size.n_symbols for size in sizes))
         old = zip(asked.messages[:-1], sizes, strict=False)
         self._droppable = [size for message, size in old if message.role != "system"][:_OLDEST]
         self._media = any(message.media for message in asked.messages)
@@ -165,8 +177,6 @@ class Truncation:
         self._output: int | None = None
 
     def see(self, event: Event) -> Iterable[Finding]:
-        if type(event) is TextDelta or type(event) is ThinkingDelta:
-            return ()
         match event:
             case Usage():
                 if not event.estimated:
@@ -181,6 +191,9 @@ class Truncation:
             case Cut():
                 return self._judge(event.t_ns, None)
         return ()
+
+    def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
+        """What the model says tells nothing about what it was told."""
 
     def _resident(self, event: Residency) -> None:
         names = (self._model, f"{self._model}:latest")
@@ -238,22 +251,32 @@ class Truncation:
         if before is not None and self._size.n_bytes >= before[0].n_bytes and self._size.n_symbols >= before[0].n_symbols:
             had = before[1]
             by = Size(self._size[0] - before[0][0], self._size[1] - before[0][1])
-            more = by[estimate.measure]
+            more = by.by(estimate.measure)
             least = had + self._calibration.least_growth(self._model, by, before[0], had)
             if estimate.samples < 2:  # the conversation itself is the better teacher
                 estimate = estimate._replace(slope=had / before[0].n_symbols, measure=1, middle=had + by[1] * had / before[0][1])
-                more = by.n_symbols
+                more = float(by.n_symbols)
             most = had + more * estimate.slope * 1.8
-            lost = tokens < least - max(8, 0.01 * had)
+            near = window is not None and tokens > _NEAR * window
+            lost = tokens * 1.008 < least if near else tokens < least - max(8, 0.01 * had)
             fell = tokens < had - max(8, 0.01 * had)
-            if lost and window is not None and most > window >= tokens and self._fits(window, estimate, tokens, least, most):
+            fits = window is not None and (least > _FAR * tokens or self._fits(window, estimate, tokens, least, most))
+            if lost and fits and window is not None and max(most, least) > window >= tokens:
                 sure = fell or self._calibration.knows(self._model)
                 return [self._tell("dropped", "high" if sure else "medium", window, estimate, tokens, t_ns)]
             if fell and more > 0 and (window is None or had > 0.5 * window):
                 return [self._tell("dropped", "medium" if window is None else "high", window, estimate, tokens, t_ns)]
-        if window is None or not tokens <= window < estimate.high:
+        if window is None or tokens > window:
             return []
-        if tokens < 0.97 * estimate.low and self._fits(window, estimate, tokens, estimate.low, estimate.high):
+        if before is None and self._calibration.knows(self._model):  # what its messages alone must have cost
+            least = self._calibration.least_growth(self._model, self._messages, self._messages, tokens)
+            if least > max(window, 1.05 * tokens) and tokens > 0.5 * window:
+                return [self._tell("dropped", "high", window, estimate, tokens, t_ns)]
+        if window >= estimate.high:
+            return []
+        if tokens < (0.99 if tokens > _NEAR * window else 0.97) * estimate.low and self._fits(
+            window, estimate, tokens, estimate.low, estimate.high
+        ):
             return [self._tell("dropped", "high" if estimate.samples >= 2 else "medium", window, estimate, tokens, t_ns)]
         return []
 
@@ -261,7 +284,7 @@ class Truncation:
         """Is there a number of oldest messages without which about so many tokens are left, and with one of them too many?"""
         gone_least = gone_most = 0.0
         for size in self._droppable:
-            low, high = size[estimate.measure] * estimate.slope * 0.7, size[estimate.measure] * estimate.slope * 1.5
+            low, high = size.by(estimate.measure) * estimate.slope * 0.7, size.by(estimate.measure) * estimate.slope * 1.5
             gone_least += low
             gone_most += high
             if least - gone_most <= tokens <= most - gone_least and tokens + high > window:
@@ -379,7 +402,7 @@ def _bytes(text: str) -> int:
     return size - text.count("  ")
 
 
-def _line(samples: list[tuple[int, int]], size: int, measure: int, doubt: float) -> Estimate:
+def _line(samples: list[tuple[float, int]], size: float, measure: int, doubt: float) -> Estimate:
     """Least squares through (size, tokens), in relative terms; the interval grows with the residuals and with the distance."""
     weights = [1 / tokens for _, tokens in samples]
     total = sum(weights)
