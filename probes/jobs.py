@@ -130,7 +130,7 @@ class Jobs:
         if len(self._queue) >= QUEUE_MAX:
             raise SettingsError(f"{QUEUE_MAX} runs are waiting already.", remedy="Wait for one, or cancel_run.")
         job = Job(f"{kind}-{secrets.token_hex(6)}", kind, model, {k: v for k, v in settings.items() if v is not None})
-        job.started_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        job.started_at = _now()
         self.jobs[job.run_id] = job
         job.directory = self._resumable.pop(_question(job), "") or _slug(job)
         for run_id in [r for r, j in self.jobs.items() if j.state in ENDED][: max(0, len(self.jobs) - KEPT)]:
@@ -181,8 +181,11 @@ class Jobs:
         for row in unfinished:
             one = Job(row["id"], row["kind"], row["model"], row.get("settings") or {})
             self._resumable[_question(one)] = _slug(one)
-            resumable = {**row, "state": "failed", "message": "the proxy was restarted; start the same run again to resume it"}
-            self._store(resumable | {"summary": f"{row['kind']} of {row['model']} was interrupted by a restart"})
+            one.state, one.message = "failed", "the proxy was restarted; start the same run again to resume it"
+            one.step, one.steps, one.elapsed_s = row.get("step") or 0, row.get("steps") or 0, row.get("elapsed_s") or 0.0
+            one.started_at, one.ended_at = row.get("started_at") or "", _now()
+            self.jobs[one.run_id] = one  # told from here: the store takes a moment
+            self._store(one.row())
 
     # --- the worker ---------------------------------------------------------------------------------------------------
 
@@ -243,7 +246,7 @@ class Jobs:
 
     def _end(self, job: Job, state: State, message: str) -> None:
         job.state, job.message, job.eta_s = state, message, None
-        job.ended_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        job.ended_at = _now()
         if job.started is not None:
             job.elapsed_s = time.monotonic() - job.started
         self._tell(job)
@@ -254,6 +257,10 @@ class Jobs:
         if keep:
             self._store(row)
         self._announce("run", {k: v for k, v in row.items() if k not in ("result", "report", "settings")})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _question(job: Job) -> str:

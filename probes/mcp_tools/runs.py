@@ -199,8 +199,8 @@ def _report(found: Job | Json, at: int) -> CallToolResult:
     run = _run(row, found)
     run.result = {"report": text[at:end], "report_next": end if end < len(text) else None}
     ahead = f"More: get_run(run_id='{row['id']}', report_at={end})." if end < len(text) else "That was its end."
-    head = f"Report of {row['id']}, characters {at} to {end} of {len(text)}:"
-    return answer(run, head, text[at:end].rstrip("\n").split("\n"), ahead)
+    run.summary = f"Report of {row['id']}, characters {at} to {end} of {len(text)}:"
+    return answer(run, run.summary, text[at:end].rstrip("\n").split("\n"), ahead)
 
 
 def _told(found: Job | Json) -> CallToolResult:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import urllib.request
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.types import ResourceUpdatedNotification
 
+from qm_proxy.errors import QmError
 from qm_proxy.servant import Servant
 
 TOOLS = {
@@ -130,3 +136,146 @@ async def test_stdio_is_the_same_server(proxy: Servant, tmp_path: Path) -> None:
         assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
         status = structured(await client.call_tool("get_status", {}))["data"]
         assert status["proxy"] == proxy.proxy
+
+
+def _asked(url: str, text: str, tokens: int) -> None:
+    body = {"model": "steady", "messages": [{"role": "user", "content": text}], "options": {"num_predict": tokens}}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/api/chat", json.dumps(body).encode())) as got:
+        got.read()
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    """Polls what another process does."""
+    with anyio.fail_after(60):
+        while not true():  # noqa: ASYNC110 - there is no event across processes
+            await anyio.sleep(0.05)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_an_agent_alone_learns_everything(make_sim: Callable[..., Any], serving: Callable[..., Servant], mode: Any) -> None:
+    """From the tools' own words only: the slowest request and why, an audit to its end, another cancelled, the report read."""
+    sim = make_sim(personas=["steady"], speed=4.0, slots=1)
+    served = serving(sim.url, poll=0.2)
+
+    def traffic() -> None:
+        with ThreadPoolExecutor(4) as pool:  # one slot: three of them wait
+            list(pool.map(lambda n: _asked(served.proxy, f"question number {n}", 90), range(4)))
+
+    await anyio.to_thread.run_sync(traffic)
+    await _until(lambda: len(served.ask("/api/v1/sessions")["items"]) == 4)
+    async with Client(f"{served.console}/mcp", mode=mode) as client:
+
+        async def call(tool: str, **arguments: Any) -> Any:
+            return await client.call_tool(tool, arguments)
+
+        # the slowest, and why
+        turns: list[dict[str, Any]] = []
+        cursor = None
+        while cursor is not None or not turns:
+            page = structured(await call("list_sessions", limit=2, cursor=cursor))
+            for session in page["items"]:
+                turns += structured(await call("get_session", session_id=session["id"], view="turns"))["data"]["items"]
+            cursor = page["next_cursor"]
+        assert len(turns) == 4
+        slowest = max(turns, key=lambda turn: turn["total_s"])
+        told = await call("explain_exchange", exchange_id=slowest["id"])
+        assert "slot" in structured(told)["summary"], "it waited behind the others"
+        assert "instructions" in told.content[0].text, "what others wrote is marked as theirs"
+        assert {c.type for c in told.content} == {"text", "image"}
+
+        # an audit to its end, as the answers say: poll until it is done
+        run = structured(await call("audit_context", model="steady", max_tokens=1024, seed=7, wait_s=1))
+        second = structured(await call("audit_context", model="steady", max_tokens=1024, seed=8, wait_s=0))
+        assert second["state"] == "queued"
+        waiting = await call("get_run", run_id=run["run_id"], wait_s=0)
+        if structured(waiting)["state"] != "done":
+            assert f"get_run(run_id='{run['run_id']}')" in waiting.content[0].text
+        cancelled = structured(await call("cancel_run", run_id=second["run_id"]))
+        assert cancelled["state"] == "cancelled"
+        while run["state"] in ("queued", "running"):
+            run = structured(await call("get_run", run_id=run["run_id"], wait_s=20))
+        assert run["state"] == "done"
+        ended = await call("get_run", run_id=run["run_id"], wait_s=0)
+        assert "report_at=0" in ended.content[0].text
+
+        # the report: by tool in parts, and as a resource; both the same
+        read, at = "", 0
+        while at is not None:
+            part = structured(await call("get_run", run_id=run["run_id"], report_at=at))["result"]
+            read += part["report"]
+            at = part["report_next"]
+        whole = (await client.read_resource(run["report_uri"])).contents[0].text  # type: ignore[union-attr]
+        assert read == whole
+        assert "Audit" in read
+        states = {r["id"]: r["state"] for r in structured(await call("list_runs"))["items"]}
+        assert states == {run["run_id"]: "done", second["run_id"]: "cancelled"}
+
+
+async def test_updates_of_a_run_are_told_over_http_in_both_eras(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant]
+) -> None:
+    served = serving(make_sim(personas=["steady"], speed=20.0).url)
+    heard: list[str] = []
+    ended = anyio.Event()
+
+    async def hear(message: Any) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            heard.append(str(message.params.uri))
+            if str(message.params.uri).startswith("qm://reports/"):
+                ended.set()
+
+    async with (
+        Client(f"{served.console}/mcp", mode="legacy", message_handler=hear) as older,
+        Client(f"{served.console}/mcp", mode="auto") as newer,
+    ):
+        run = structured(await newer.call_tool("inspect_model", {"model": "steady", "wait_s": 0}))
+        uris = [f"qm://runs/{run['run_id']}", f"qm://reports/{run['run_id']}"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for uri in uris:
+                await older.subscribe_resource(uri)
+        told: set[str] = set()
+        async with newer.listen(resource_subscriptions=uris) as events:
+            with anyio.fail_after(90):
+                async for event in events:
+                    told.add(event.uri)  # type: ignore[union-attr]
+                    if told == set(uris):
+                        break
+                await ended.wait()
+        assert set(heard) == set(uris)
+        assert "Inspector" in str(await older.read_resource(uris[1]))
+
+
+async def test_a_restart_marks_a_run_failed_and_the_same_run_goes_on(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant]
+) -> None:
+    served = serving(make_sim(personas=["steady"], speed=4.0).url)
+    asked = {"model": "steady", "max_tokens": 2048, "wait_s": 0}
+    async with Client(f"{served.console}/mcp") as client:
+        run = structured(await client.call_tool("audit_context", asked))
+        while run["step"] < 3:
+            run = structured(await client.call_tool("get_run", {"run_id": run["run_id"], "wait_s": 1}))
+        assert run["state"] == "running"
+        # stored, so that the next one knows of it
+        await _until(lambda: served.ask(f"/api/v1/runs/{run['run_id']}")["state"] == "running")
+    before = served.ask("/api/v1/status")["observer"]["pid"]
+    os.kill(before, signal.SIGKILL)
+
+    def back() -> bool:
+        try:
+            return bool(served.ask("/api/v1/status")["observer"]["pid"] != before)
+        except QmError:
+            return False
+
+    await _until(back)
+    async with Client(f"{served.console}/mcp") as client:
+        found = structured(await client.call_tool("get_run", {"run_id": run["run_id"], "wait_s": 0}))
+        assert found["state"] == "failed"
+        assert "resume" in found["message"]
+        again = structured(await client.call_tool("audit_context", asked))
+        assert again["run_id"] != run["run_id"]
+        while again["state"] in ("queued", "running"):
+            again = structured(await client.call_tool("get_run", {"run_id": again["run_id"], "wait_s": 20}))
+        assert again["state"] == "done"
+        whole = served.ask(f"/api/v1/runs/{again['run_id']}")["result"]
+        assert whole["run"]["replayed"] > 0, "what was measured before the restart was not asked again"

@@ -211,7 +211,7 @@ def test_after_a_restart_the_unfinished_have_failed(tmp_path: Path) -> None:
     assert (row["state"], "resume" in row["message"], row["summary"]) == (
         "failed",
         True,
-        "audit of m was interrupted by a restart",
+        "Audit of m is failed: the proxy was restarted; start the same run again to resume it",
     )
 
 
