@@ -325,11 +325,11 @@ def sessions(
 
     Example: [bold]qm-proxy sessions --client claude-code[/]
     """
-    from qm_proxy.reading import list_sessions, open_store, page_out
+    from qm_proxy.reading import list_sessions, open_store, page_out, screen_width
 
     stored = open_store(_settings(config, db=db).db)
     filters = _given(cursor=cursor, model=model, client=client, finding=finding, since=since)
-    page, lines = _asked(lambda: list_sessions(stored, limit=limit, **filters))
+    page, lines = _asked(lambda: list_sessions(stored, width=screen_width(), limit=limit, **filters))
     page_out(page, lines, as_json)
 
 
@@ -347,16 +347,19 @@ def findings(
 
     Example: [bold]qm-proxy findings --kind loop[/]
     """
-    from qm_proxy.reading import list_findings, open_store, page_out
+    from qm_proxy.reading import list_findings, open_store, page_out, screen_width
 
     stored = open_store(_settings(config, db=db).db)
-    page, lines = _asked(lambda: list_findings(stored, limit=limit, **_given(cursor=cursor, kind=kind, since=since)))
+    filters = _given(cursor=cursor, kind=kind, since=since)
+    page, lines = _asked(lambda: list_findings(stored, width=screen_width(), limit=limit, **filters))
     page_out(page, lines, as_json)
 
 
 @app.command()
 def show(
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="Of an exchange or a session; 'last' for the newest exchange.")],
+    wanted: Annotated[
+        str, typer.Argument(metavar="ID", help="An exchange's or session's, or its beginning; 'last': the newest exchange.")
+    ],
     db: Db = None,
     config: Config = None,
     as_json: AsJson = False,
@@ -375,7 +378,7 @@ def show(
         if not newest:
             raise SettingsError("Nothing has been seen yet.", remedy="Send a request through the proxy.")
         wanted = newest[0]["id"]
-    width = min(100, shutil.get_terminal_size((100, 40)).columns)
+    width = max(40, min(120, shutil.get_terminal_size((100, 40)).columns))
     found, lines = _asked(lambda: reading.show(stored, wanted, width))
     if as_json:
         print(json.dumps(found, indent=2))

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import sys
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,11 +20,23 @@ from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.store.merge import merge
 from qm_proxy.store.sqlite import Stored
 from qm_proxy.terminal import printable, seconds
-from qm_proxy.waterfall import draw
+from qm_proxy.waterfall import cut, draw, draw_session, many, short, wrapped
 
-__all__ = ["export_lines", "follow", "list_findings", "list_sessions", "merge_stores", "open_store", "page_out", "show"]
+__all__ = [
+    "export_lines",
+    "follow",
+    "list_findings",
+    "list_sessions",
+    "merge_stores",
+    "open_store",
+    "page_out",
+    "screen_width",
+    "show",
+]
 
 Json = dict[str, Any]
+_TABLE = 118  # columns that a line of the sessions' table takes
+_BEGINNING = 8  # characters of an id that are enough to look for it
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a http_proxy variable is not meant for loopback
 
 
@@ -48,70 +62,84 @@ def merge_stores(into: Path, sources: list[Path]) -> dict[str, int]:
     return merge(into, sources)
 
 
-def list_sessions(stored: Stored, **filters: Any) -> tuple[Json, list[str]]:
-    """(the page, a line for each)."""
+def screen_width() -> int | None:
+    """Columns of the terminal that reads our output; None: something else does, and wants each thing in one line."""
+    return shutil.get_terminal_size((100, 40)).columns if sys.stdout.isatty() else None
+
+
+def list_sessions(stored: Stored, *, width: int | None = None, **filters: Any) -> tuple[Json, list[str]]:
+    """(the page, its lines: a table, or two lines for each where `width` is too small for one)."""
     page = stored.sessions(**filters)
-    return page, [_session_line(s) for s in page["items"]]
+    if width is not None and width < _TABLE:
+        return page, [line for s in page["items"] for line in _session_lines(s, width)]
+    head = f"{'session':36}  {'started, UTC':16}  {'client':<13} {'model':<18} {'req':>4} {'tokens':>12} {'calls':>5} found"
+    rows = [_session_row(s) for s in page["items"]]
+    return page, [head, *rows] if rows else []
 
 
-def _session_line(s: Json) -> str:
-    tokens = f"{_amount(s['input_tokens']):>8}→{_amount(s['output_tokens']):<7}"
-    marks = f"  {s['findings']} findings" if s["findings"] else ""
+def _session_row(s: Json) -> str:
+    tokens = f"{short(s['input_tokens'])}→{short(s['output_tokens'])}"
+    models = ", ".join(s["models"])
     return (
-        f"{s['id']}  {_clock(s['started_at'])}  {s['client']:<13.13} {', '.join(s['models']):<28.28} {s['exchanges']:>4} requests"
-        f"  {tokens} {s['tool_calls']:>3} calls{marks}"
+        f"{s['id']}  {_clock(s['started_at'])[:16]}  {s['client']:<13.13} {cut(models, 18):<18} {s['exchanges']:>4} {tokens:>12}"
+        f" {s['tool_calls']:>5} {s['findings']:>5}"
     )
 
 
-def list_findings(stored: Stored, **filters: Any) -> tuple[Json, list[str]]:
-    page = stored.findings(**filters)
-    lines = [
-        f"{_clock(iso(unix_ms_of(f['id']) * 1_000_000))}  {f['severity']:<9} {f['kind']:<18} {f['summary']}"
-        + (f"  ({f['exchange_id']})" if f.get("exchange_id") else "")
-        for f in page["items"]
+def _session_lines(s: Json, width: int) -> list[str]:
+    parts = [
+        f"{s['client']} → {', '.join(s['models']) or '–'}",
+        many(s["exchanges"], "request"),
+        f"{short(s['input_tokens'])} → {short(s['output_tokens'])} tokens",
+        many(s["tool_calls"], "call") if s["tool_calls"] else "",
+        many(s["findings"], "finding") if s["findings"] else "",
     ]
+    return [f"{s['id']}  {_clock(s['started_at'])}", *("    " + line for line in wrapped(filter(None, parts), width - 4))]
+
+
+def list_findings(stored: Stored, *, width: int | None = None, **filters: Any) -> tuple[Json, list[str]]:
+    """(the page, its lines: one for each; on a screen the summary wrapped below)."""
+    page = stored.findings(**filters)
+    lines: list[str] = []
+    for f in page["items"]:
+        head = f"{_clock(iso(unix_ms_of(f['id']) * 1_000_000))}  {f['severity']:<9} {f['kind']:<18}"
+        if width is None:
+            lines.append(f"{head} {f['summary']}" + (f"  ({f['exchange_id']})" if f.get("exchange_id") else ""))
+            continue
+        one_line = f.get("exchange_id") and len(head) + 1 + len(f["exchange_id"]) <= width
+        lines.append(f"{head} {f['exchange_id']}" if one_line else head.rstrip())
+        lines += textwrap.wrap(f["summary"], width, initial_indent="    ", subsequent_indent="    ")
+        if f.get("exchange_id") and not one_line:
+            lines.append(f"    in {f['exchange_id']}")
     return page, lines
 
 
 def show(stored: Stored, wanted: str, width: int) -> tuple[Json, list[str]]:
-    """One exchange with its waterfall, or one session with its turns, by its whole id.
+    """One exchange with its waterfall, or one session with its turns, by its id or a beginning of it that only one has.
 
-    Raises `SettingsError` when there is no such thing.
+    Raises `SettingsError` when there is no such thing, or several.
     """
-    exchange = stored.exchange(wanted)
+    exchange, session = stored.exchange(wanted), None
+    if exchange is None and (session := stored.session(wanted)) is None:
+        names = stored.named(wanted.lower()) if len(wanted) >= _BEGINNING else []
+        if len(names) > 1:
+            raise SettingsError(f"{wanted!r} begins several ids: {', '.join(names)}.", remedy="Give one of them.")
+        if names:
+            exchange = stored.exchange(names[0])
+            session = stored.session(names[0]) if exchange is None else None
     if exchange is not None:
-        chunks = stored.chunks(wanted)
+        chunks = stored.chunks(exchange["id"])
+        exchange["findings"] = stored.findings_of([exchange["id"]]).get(exchange["id"], exchange["findings"])
         return {"exchange": exchange, "chunks": chunks}, [printable(line) for line in draw(exchange, chunks, width)]
-    session = stored.session(wanted)
     if session is not None:
-        return {"session": session}, [printable(line) for line in _session(session, width)]
+        found = stored.findings_of([turn["id"] for turn in session["items"]])
+        for turn in session["items"]:
+            turn["findings"] = found.get(turn["id"], turn["findings"])
+        lines = draw_session(session, width)
+        if session.get("next_cursor"):
+            lines.append(f"     the first {len(session['items'])} of {session['exchanges']} requests; export has them all")
+        return {"session": session}, [printable(line) for line in lines]
     raise SettingsError(f"There is no exchange and no session {wanted!r}.", remedy="qm-proxy sessions lists what there is.")
-
-
-def _session(session: Json, width: int) -> list[str]:
-    """A session's story: one line a turn, a bar of where its wall time went, the calls between."""
-    turns: list[Json] = session["items"]
-    lines = [
-        f"{session['id']}  {_clock(session['started_at'])}  {session['client']} · {', '.join(session['models'])}",
-        f"{len(turns)} requests · {_amount(session.get('input_tokens'))} → {_amount(session.get('output_tokens'))} tokens",
-    ]
-    split = [(name, session.get(f"{name}_s")) for name in ("model", "tools", "user")]
-    known = [(name, value) for name, value in split if value]
-    if known:
-        total = sum(value for _, value in known)
-        bar = "".join(name[0] * max(1, round(value / total * width)) for name, value in known)[:width]
-        lines += [bar, " · ".join(f"{name[0]}={name} {seconds(value)}" for name, value in known)]
-    lines.append("")
-    longest = max((t["total_s"] or 0 for t in turns), default=0) or 1
-    for t in turns:
-        bar = "█" * max(1, round((t["total_s"] or 0) / longest * 20))
-        calls = ", ".join(c["name"] for c in t["tool_calls"])
-        marks = "".join(" !" + f["kind"] for f in t.get("findings") or [])
-        lines.append(
-            f"{_amount(t['turn']):>3} {_clock(t['started_at'])} {_amount(t['input_tokens']):>7}→{_amount(t['output_tokens']):<6} "
-            f"{bar:<20} {seconds(t['total_s']):>7}  {t['ending']}{'  → ' + calls if calls else ''}{marks}"
-        )
-    return lines
 
 
 def export_lines(stored: Stored, *, since: str | None, chunks: bool) -> Iterator[str]:
@@ -173,5 +201,7 @@ def page_out(page: Json, lines: list[str], as_json: bool) -> None:
         return
     for line in lines:
         print(printable(line))
+    if not page["items"]:
+        print("Nothing there, or nothing that matches.", file=sys.stderr)
     if page.get("next_cursor"):
         print(f"more: --cursor {page['next_cursor']}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TextIO
 from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Progress, Record
 
-__all__ = ["Terminal", "line", "printable", "seconds"]
+__all__ = ["Terminal", "ending", "line", "printable", "seconds"]
 
 _ENDINGS = {
     "client_disconnect": "client left",
@@ -76,6 +76,11 @@ def line(record: Record, paint: Callable[[str, str], str] | None = None) -> str:
     if record.slow_because:
         text += "\n" + colour(f"         {printable(record.slow_because)}", "dim")
     return text
+
+
+def ending(word: str) -> str:
+    """How an exchange ended, in a reader's words: `client left`, `cut short`, … and `complete` as it is."""
+    return _ENDINGS.get(word, word)
 
 
 def _plain(text: str, tone: str) -> str:

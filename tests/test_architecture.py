@@ -48,7 +48,7 @@ LAW: dict[str, tuple[str, ...]] = {
     "doctor": ("errors", "settings", "relay.addresses", "tasks"),
     "servant": ("errors",),
     "run": ("errors", "clients", "servant", "terminal"),
-    "waterfall": ("terminal",),
+    "waterfall": ("measure", "terminal"),
     "reading": ("errors", "ids", "measure", "store.merge", "store.sqlite", "terminal", "waterfall"),
     "terminal": ("nouns", "measure", "store.queries"),
     "__main__": ("cli",),

@@ -184,6 +184,28 @@ class Stored:
             rows.sort(key=lambda row: str(row[0]), reverse=True)
             return _page([finding_json(row) for row in rows[: limit + 1]], limit)
 
+    def findings_of(self, exchanges: Sequence[str]) -> dict[str, list[Json]]:
+        """Exchange id → its findings as a whole, oldest first: the lists name only kind and severity."""
+        found: dict[str, list[Json]] = {}
+        with self._reading() as connection:
+            if connection is not None:
+                marks = ", ".join("?" * len(exchanges))
+                sql = f"select {FINDING_COLUMNS} from findings where exchange_id in ({marks}) order by id"
+                for row in connection.execute(sql, list(exchanges)):
+                    finding = finding_json(row)
+                    found.setdefault(finding["exchange_id"], []).append(finding)
+        return found
+
+    def named(self, start: str, *, limit: int = 4) -> list[str]:
+        """Ids of exchanges and sessions that begin so, at most `limit`."""
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            sql = (
+                "select id from exchanges where id >= ? and id < ? union select id from sessions where id >= ? and id < ? limit ?"
+            )
+            return [row[0] for row in connection.execute(sql, (start, start + "g", start, start + "g", limit))]
+
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     def sessions(

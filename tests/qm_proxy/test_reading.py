@@ -25,11 +25,13 @@ def test_sessions_newest_first(filled: tuple[Path, list[Any]]) -> None:
     path, records = filled
     page, lines = list_sessions(open_store(path), limit=10)
     assert [s["id"] for s in page["items"]] == [records[3].session_id, records[0].session_id]
-    assert "codex" in lines[0]
-    assert "3 requests" in lines[0]
-    assert "1 findings" in lines[0]
-    page, lines = list_sessions(open_store(path), limit=10, client="opencode")
-    assert len(lines) == 1
+    assert lines[0].split() == ["session", "started,", "UTC", "client", "model", "req", "tokens", "calls", "found"]
+    assert lines[1].split()[3:6] == ["codex", "qwen3:8b", "3"]
+    assert all(len(line) <= 118 for line in lines)
+    page, lines = list_sessions(open_store(path), limit=10, client="opencode", width=80)
+    assert len(lines) == 2
+    assert lines[1].startswith("    opencode → qwen3:8b · 3 requests · ")
+    assert list_sessions(open_store(path), limit=10, client="nobody")[1] == []
 
 
 def test_findings(filled: tuple[Path, list[Any]]) -> None:
@@ -39,6 +41,9 @@ def test_findings(filled: tuple[Path, list[Any]]) -> None:
     assert "suspect" in lines[0]
     assert records[5].id in lines[0]
     assert list_findings(open_store(path), limit=10, kind="loop")[1] == []
+    lines = list_findings(open_store(path), limit=1, width=80)[1]
+    assert lines[1:] == ["    A gap of 0.4 s.", f"    in {records[5].id}"]
+    assert list_findings(open_store(path), limit=1, width=100)[1][0].endswith(records[5].id)
 
 
 def test_show_an_exchange_a_session_and_neither(filled: tuple[Path, list[Any]]) -> None:
@@ -47,11 +52,12 @@ def test_show_an_exchange_a_session_and_neither(filled: tuple[Path, list[Any]]) 
     found, lines = show(stored, records[2].id, 60)
     assert found["exchange"]["id"] == records[2].id
     assert len(found["chunks"]["arrival_ns"]) == records[2].chunks
-    assert any("stall" in line for line in lines)
-    assert max(map(len, lines[4:6])) <= 60
+    assert any("stall" in line and "A gap of 0.4 s." in line for line in lines)
+    assert found["exchange"]["findings"][0]["summary"] == "A gap of 0.4 s."
+    assert max(map(len, lines[1:])) <= 60
     found, lines = show(stored, records[0].session_id, 60)
     assert [t["id"] for t in found["session"]["items"]] == [r.id for r in records[:3]]
-    assert len([line for line in lines if "█" in line]) == 3
+    assert [line.split()[0] for line in lines if line[:4].strip().isdigit()] == ["1", "2", "3"]
     with pytest.raises(SettingsError, match=r"no exchange and no session 'x'.*qm-proxy sessions"):
         show(stored, "x", 60)
 
