@@ -1,4 +1,4 @@
-"""aider, a real agent, gives the same answer through the proxy as directly, and is recognised.
+"""aider, a real agent, gives the same answer through the proxy as directly, and takes the end that the guard gives a loop.
 
 It lives in an environment of its own (its pins are not ours): `make .venv-aider`, or QM_AIDER=path of its command.
 """
@@ -27,7 +27,7 @@ def _aider() -> str | None:
 pytestmark = pytest.mark.skipif(_aider() is None, reason="aider is not installed: make .venv-aider (CI does)")
 
 
-def start(url: str, home: Path) -> subprocess.Popen[str]:
+def start(url: str, home: Path, model: str = "steady") -> subprocess.Popen[str]:
     caches = home / ".aider" / "caches"
     caches.mkdir(parents=True)
     (caches / "model_prices_and_context_window.json").write_text("{}")  # else it looks for prices on the internet
@@ -40,7 +40,7 @@ def start(url: str, home: Path) -> subprocess.Popen[str]:
         "--map-tokens",
         "0",
         "--model",
-        "ollama_chat/steady",
+        f"ollama_chat/{model}",
         "--message",
         "explain what a splice is",
     ]
@@ -62,3 +62,17 @@ def test_aider_through_and_direct(make_sim: Callable[..., Any], serving: Callabl
     rows = [row for row in proxy.ask("/api/v1/exchanges")["items"] if row["operation"] == "chat"]
     assert [row["ending"] for row in rows] == ["complete"]
     assert rows[0]["output_tokens"] == behind.sim.truth.generations()[-1].sampled_tokens
+
+
+def test_aider_takes_a_loop_that_the_guard_ends(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant], tmp_path: Path
+) -> None:
+    proxy = serving(make_sim(personas=["looper"], speed=3.0).url, guard="cut")
+    running = start(proxy.proxy, tmp_path / "guarded", "looper")
+    said = running.communicate(timeout=110)[0]
+    assert running.returncode == 0, said
+    assert "Traceback" not in said
+    assert "has hit a token limit" in said, "the finish reason is length, and aider says what that means"
+    rows = [row for row in proxy.ask("/api/v1/exchanges")["items"] if row["operation"] == "chat"]
+    assert [row["ending"] for row in rows] == ["guard_cut"]
+    assert proxy.ask("/api/v1/status")["guard_cuts"]["cuts"] == 1
