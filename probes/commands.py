@@ -474,6 +474,8 @@ def _prefill_speed(section: InspectorSection | None) -> float | None:
 def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:
     """What the measurements themselves say against them."""
     found = []
+    if not section.valid and "ttft_any" in section.unmeasured and seen.cold:
+        found.append(("no_text", f"Nothing can be said of its speed: {section.unmeasured['ttft_any']}."))
     for check in section.checks:
         if check.agree is False:
             found.append((f"clocks_{check.quantity}", f"Two ways to measure {check.quantity} disagree: {check.note}."))

@@ -9,6 +9,7 @@ from probes.audit.facts import Family
 from probes.audit.ladder import Design
 from probes.padding import REGISTERS, Register
 from probes.result import Host
+from qm_proxy.errors import InvalidMeasurement
 
 __all__ = ["ANSWER_TOKENS", "THINKING_TOKENS", "AuditCost", "AuditPlan", "audit_cost", "audit_plan"]
 
@@ -24,6 +25,7 @@ BASE_TOKENS = 512
 ANSWER_TOKENS = 64
 THINKING_TOKENS = 2048
 RESERVE = 1024
+LEAST_TOKENS = 300  # baseline at 256 and something above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,12 @@ def audit_plan(
         top = min(top, advertised_tokens - reserve)
     if affordable_tokens is not None:
         top = min(top, affordable_tokens - reserve)
+    if top < LEAST_TOKENS:
+        raise InvalidMeasurement(
+            f"{model} has room for prompts of {max(0, top)} tokens here: its window less {reserve} kept for the answer. "
+            f"An audit needs {LEAST_TOKENS}.",
+            remedy="Audit a model with a larger window" + (", or give a larger --max-tokens." if max_tokens else "."),
+        )
     base = BASE_TOKENS if top > 1.5 * BASE_TOKENS else max(256, top // 2)
     rungs = [1024]
     while rungs[-1] * 2 < top:

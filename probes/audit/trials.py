@@ -140,7 +140,8 @@ class Trials:
     def _calibrate(self) -> Probe[None]:
         """Two lengths of each register: the law from characters to tokens."""
         for register in self.plan.registers:
-            for tokens in (256, 1024):
+            longest = self.plan.design.rungs[-1] if self.plan.design.rungs else self.plan.design.base_tokens
+            for tokens in (min(256, longest // 2), min(1024, longest)):
                 yield Note(f"calibrating {register}")
                 trial = make_trial("literal", f"{self.plan.seed}/calibration/{register}/{tokens}")
                 prompt = self._build(trial, register, tokens, f"calibration/{tokens}", depth=0.5)

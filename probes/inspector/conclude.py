@@ -46,6 +46,11 @@ def conclude(plan: Plan, seen: Seen) -> InspectorSection:
     """Everything that the observations support; the rest is named in `unmeasured` with its reason."""
     section = InspectorSection()
     why = f"the run ended before it ({seen.stopped.detail})" if seen.stopped else "no request of this kind succeeded"
+    answered = [sample for sample in (*seen.cold, *seen.decode, *seen.again, *seen.deep) if sample.answer.ok]
+    silent = bool(answered) and not any(sample.answer.chunks for sample in answered)
+    if silent:
+        made = sum(sample.answer.output_tokens or 0 for sample in answered)
+        why = f"{len(answered)} answers came without any text ({made} tokens counted by the server, none sent)"
     warm = [sample for sample in (*seen.decode, *seen.again) if sample.answer.chunks]
     streams = [stream_of(sample.answer, sample.prompt_tokens or sample.target_tokens) for sample in (*warm, *seen.deep)]
     section.prefill = _prefill(seen, why)
@@ -71,7 +76,7 @@ def conclude(plan: Plan, seen: Seen) -> InspectorSection:
     section.waterfall = _waterfall(seen, streams, here)
     section.memory = footprint(plan, seen, why)
     section.checks = crosscheck(plan, seen, section)
-    section.valid = not any(check.agree is False and check.quantity == "window" for check in section.checks)
+    section.valid = not silent and not any(check.agree is False and check.quantity == "window" for check in section.checks)
     return section
 
 
@@ -321,7 +326,7 @@ def _histogram(streams: list[Stream], here: bool) -> list[Bin]:
 
 
 def _spikes(streams: list[Stream], plan: Plan) -> Spikes | None:
-    if not streams:
+    if not any(stream.gaps_ms for stream in streams):
         return None
     section = Spikes(rule=RULE)
     bursty = [found for stream in streams if (found := bursts(stream.judged_ms)) is not None]

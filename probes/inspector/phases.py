@@ -24,6 +24,10 @@ __all__ = ["Sample", "Seen", "phases"]
 KEEP_ALIVE = "10m"
 _DECODE_TASK = "\n\nContinue with a long and varied report about daily work in that organisation, in full sentences.\n\n"
 _STABLE = 0.03
+_ENDED = {
+    "upstream_truncated": "the stream ended without its last record: the runner or the server died in the middle",
+    "upstream_unreachable": "the server cannot be reached",
+}
 _EMPTIED = 0.05
 """Share of the weights that may stay in the page cache in a start that is called disk-cold."""
 
@@ -183,9 +187,9 @@ class _Asker:
         elif not answer.ok:
             self.seen.failed.append(answer)
             if len(self.seen.failed) >= 3:
+                why = answer.error or _ENDED.get(answer.ending, answer.ending)
                 raise InvalidMeasurement(
-                    f"{self.plan.model} failed three times; last: {answer.error or answer.ending}.",
-                    remedy="See the rows, then the server's log.",
+                    f"{self.plan.model} failed three times; last: {why.rstrip('.')}.", remedy="See the server's log."
                 )
         return answer
 

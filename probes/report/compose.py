@@ -27,7 +27,7 @@ def compose(result: Result) -> list[Block]:
     if result.inspector is not None:
         blocks += _inspector(result.inspector, compat)
     else:
-        blocks.append(Paragraph(f"Not measured: {result.unmeasured.get('inspector', 'not asked for')}."))
+        blocks.append(_not_measured(result, "inspector"))
     blocks.append(Heading(2, "2 Audit"))
     if compat is not None and compat.audit_rungs:
         blocks += _compat_audit(compat)
@@ -36,7 +36,7 @@ def compose(result: Result) -> list[Block]:
     if result.audit is not None:
         blocks += _audit(result.audit)
     else:
-        blocks.append(Paragraph(f"Not measured: {result.unmeasured.get('audit', 'not asked for')}."))
+        blocks.append(_not_measured(result, "audit"))
     blocks.append(Heading(2, "3 Agent Report"))
     if compat is not None and compat.agent:
         blocks.append(_compat_table(compat.agent, "By the origin's sampling and definitions"))
@@ -63,8 +63,13 @@ def compose(result: Result) -> list[Block]:
 def _state(result: Result) -> list[Block]:
     if result.run.state == "complete":
         return []
-    why = f": {result.run.reason}" if result.run.reason else ""
-    return [Paragraph(f"This run is {result.run.state}{why}. What follows is partial.", strong=True)]
+    why = f": {result.run.reason.rstrip('.')}" if result.run.reason else ""
+    state = "failed" if result.run.state == "failed" else f"was {result.run.state}"
+    return [Paragraph(f"This run {state}{why}. What follows is partial.", strong=True)]
+
+
+def _not_measured(result: Result, part: str) -> Paragraph:
+    return Paragraph(f"Not measured: {result.unmeasured.get(part, 'not asked for').rstrip('.')}.")
 
 
 def _setup(result: Result) -> Table:
@@ -132,7 +137,9 @@ def _inspector(section: InspectorSection, compat: CompatSection | None) -> list[
         add(("Prefill", f"{show(prefill.fixed)} + {show(prefill.slope)}: {number(speed)} tokens/s"))
     if prefill.doubling_tokens is not None:
         add(("Attention doubles cost", show(prefill.doubling_tokens)))
-    add(("TTFT", show(section.ttft_any)))
+    add(("TTFT", _or_why(show(section.ttft_any), section.unmeasured.get("ttft_any"))))
+    if not section.decode.cells:
+        add(("Decode", _or_why("–", section.decode.unmeasured.get("cells"))))
     for cell in section.decode.cells:
         place = f"at {cell.depth_tokens:,} tokens"
         add(("Decode, server", f"{show(cell.server_ms_per_token)} {place}"))

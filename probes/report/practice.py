@@ -20,7 +20,9 @@ def meaning(result: Result) -> list[str]:
         slope = inspected.prefill.slope
         if slope is not None and slope.value > 0:
             speed = f"{1000 / slope.value:,.0f} tokens/s"
-            said.append(f"A fresh 10 000-token prompt takes about {10 * slope.value:.0f} s before the first word ({speed}).")
+            long = min(10_000, inspected.memory.ceilings.advertised_tokens or 10_000)
+            wait = number(long * slope.value / 1000)
+            said.append(f"A fresh prompt of {long:,} tokens takes about {wait} s before the first word ({speed}).")
         if inspected.decode.cells:
             rate = inspected.decode.cells[0].rate.value
             reading = "faster than reading" if rate >= 15 else "about reading speed" if rate >= 6 else "slower than reading"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probes.audit.plan import AuditPlan, audit_cost, audit_plan
+from qm_proxy.errors import InvalidMeasurement
 
 
 def plan(**changes) -> AuditPlan:  # type: ignore[no-untyped-def]
@@ -15,6 +16,18 @@ def test_rungs_double_to_the_top() -> None:
     made = plan(max_tokens=20_000, advertised_tokens=131072)
     assert made.design.rungs == (1024, 2048, 4096, 8192, 16384, 20000)
     assert made.window_tokens == 21_024
+
+
+def test_a_window_without_room_for_an_audit_is_refused_in_words() -> None:
+    with pytest.raises(InvalidMeasurement, match=r"room for prompts of 0 tokens.*An audit needs 300"):
+        plan(advertised_tokens=512)
+
+
+def test_the_brief_design_asks_the_standard_questions_at_the_top() -> None:
+    made, standard = plan(max_tokens=8192, brief=True), plan(max_tokens=8192)
+    assert (made.families, made.design.rungs) == (standard.families, standard.design.rungs)
+    assert made.design.top_first
+    assert audit_cost(made).prompt_tokens < audit_cost(standard).prompt_tokens
 
 
 @pytest.mark.parametrize(

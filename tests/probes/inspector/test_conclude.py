@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from probes.ask import Answer, Ask
 from probes.hardware import describe
 from probes.inspector import Seen, conclude, inspect, plan_for
 from probes.result import InspectorSection
 from probes.runner import replay
+from qm_proxy.events import TextDelta
 from tests.probes.fakes import FakeModel
 
 
@@ -33,6 +35,22 @@ def test_load_prefill_and_decode_come_back_within_two_percent() -> None:
     assert cell.server_ms_per_token.value == pytest.approx(16.5, rel=0.02)
     assert cell.client_ms_per_token.value == pytest.approx(16.5, rel=0.02)
     assert all(check.agree is not False for check in section.checks), [c for c in section.checks if c.agree is False]
+
+
+def test_a_model_that_sends_no_text_is_measured_no_speed() -> None:
+    model = FakeModel()
+
+    def mute(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        made.events = [event for event in made.events if not isinstance(event, TextDelta)]
+        return made
+
+    plan = plan_for(model.name, "http://x", seed=2, advertised_tokens=model.trained, host=describe("cpu:64GiB"))
+    section = replay(inspect(plan), mute)
+    assert not section.valid
+    assert section.spikes is None
+    assert "came without any text" in section.unmeasured["ttft_any"]
+    assert section.prefill.slope is not None
 
 
 def test_attention_and_depth_are_seen() -> None:
