@@ -119,7 +119,7 @@ def plan_for(
         warm_up_most=3 if quick else 6,
         prefill_lengths=lengths,
         prefill_repeats=2 if quick else 3,
-        decode_repeats=3 if quick else 5,
+        decode_repeats=3 if quick else 4 if like_the_origin else 5,
         decode_tokens=192 if quick or like_the_origin else 256,
         depths=depths,
         depth_repeats=1 if quick else 2,

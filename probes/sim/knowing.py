@@ -39,14 +39,14 @@ class Reader:
         return None if key is None else self._give(key, turn, rng)
 
     def _give(self, key: Key, turn: Turn, rng: Random) -> Said:
-        law = self._accuracy
+        law, cut = self._accuracy, turn.persona.tokenizer.answer_pieces
         if key.answer == NOT_STATED:
             if law.absent == "refuse":
-                return Said(pieces(NOT_STATED), note="absent")
-            return Said(pieces(invented(key, rng)), note="absent, invented")
+                return Said(cut(NOT_STATED), note="absent")
+            return Said(cut(invented(key, rng)), note="absent, invented")
         if key.answer == key.header or rng.random() < law.at_tokens(turn.prompt_tokens):
-            return Said(pieces(key.answer), note="found")
-        return Said(pieces(self._wrong(key, rng)), note=f"missed: {law.wrong}")
+            return Said(cut(key.answer), note="found")
+        return Said(cut(self._wrong(key, rng)), note=f"missed: {law.wrong}")
 
     def _wrong(self, key: Key, rng: Random) -> str:
         match self._accuracy.wrong:

@@ -1,9 +1,9 @@
 """A tokenizer whose counts are known beforehand: what a persona states about token counts is exact by construction.
 
-Counting (prompts, tool calls) and cutting (answers) are two things. An answer is always cut into pieces of at most six
-letters, one token each, so a stream has a known number of tokens. A prompt is counted by the persona's rule: by the same
-pieces, or by a fixed number of characters or bytes per token, which needs no pass over a long text. A tool call comes whole
-and is never seen as pieces: it costs what it will count in the next prompt.
+Counting (prompts, tool calls) and cutting (answers) are two things. An answer is cut into pieces of at most six letters, one
+token each, so a stream has a known number of tokens. A prompt is counted by the persona's rule: by the same pieces, or by a
+fixed number of characters or bytes per token, which needs no pass over a long text. A tool call, and an answer to the Audit,
+cost what they will count in the next prompt.
 """
 
 from __future__ import annotations
@@ -106,6 +106,20 @@ class Tokenizer(BaseModel):
         total = max(1, self.count(text))
         head, tail = len(text) * first // total, len(text) * last // total
         return text[:head] + (text[len(text) - tail :] if tail else "")
+
+    def answer_pieces(self, text: str) -> list[str]:
+        """A known answer as it is streamed: in as many pieces as the rule counts, give or take one."""
+        made: list[str] = []
+        units = 0.0
+        for piece in pieces(text):
+            size = len(piece) if self.rule == "characters" else len(piece.encode("utf-8", "replace"))
+            if self.rule == "pieces" or not made or units + size > self.per_token + 0.5:
+                made.append(piece)
+                units = size
+            else:
+                made[-1] += piece
+                units += size
+        return made
 
     def call_tokens(self, text: str) -> int:
         """Tokens sampled for a tool call, `text` being its JSON; at least one."""

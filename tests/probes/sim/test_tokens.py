@@ -74,3 +74,18 @@ def test_a_call_costs_what_it_counts_in_the_next_prompt() -> None:
     assert Tokenizer().call_tokens(call) == len(pieces(call))
     assert Tokenizer(rule="bytes", per_token=5).call_tokens(call) == round(len(call) / 5)
     assert Tokenizer(rule="bytes", per_token=5).call_tokens("{}") == 1
+
+
+@given(st.text(max_size=200), st.sampled_from(["pieces", "characters", "bytes"]))
+def test_a_known_answer_is_whole_and_has_about_as_many_pieces_as_its_rule_counts(text: str, rule: str) -> None:
+    tokenizer = Tokenizer(rule=rule, per_token=5.62)  # type: ignore[arg-type]
+    cut = tokenizer.answer_pieces(text)
+    assert "".join(cut) == text
+    assert len(cut) <= len(pieces(text))
+    assert rule != "pieces" or cut == pieces(text)
+
+
+def test_json_is_cut_as_the_rule_counts_it() -> None:
+    call = '{"name": "restart_service", "args": {"service": "billing", "ticket": "TK-4711-QX"}}'
+    assert len(pieces(call)) > 35
+    assert len(Tokenizer(rule="bytes", per_token=5.62).answer_pieces(call)) <= 1.3 * len(call) / 5.62
