@@ -123,6 +123,16 @@ class Ours:
         }
         self.servant = Servant(_plan(plan))
         self.port = int(self.servant.proxy.rpartition(":")[2])
+        self._settle()
+
+    def _settle(self) -> None:
+        """Until all is imported: MCP comes on a thread after the ports are open, and would count as a stream's memory."""
+        steady, before, deadline = 0, 0, time.monotonic() + 30
+        while steady < 5 and time.monotonic() < deadline:
+            time.sleep(0.2)
+            now = rss_kib(self.pids())
+            steady = steady + 1 if now == before else 0
+            before = now
 
     def pids(self) -> list[int]:
         return [self.servant.process.pid, *children(self.servant.process.pid)]

@@ -22,9 +22,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, cast
 
-from qm_proxy.detect.detector import Detector
+from qm_proxy.detect.detector import Detector, Listener
 from qm_proxy.detect.ends import How
 from qm_proxy.events import (
     Asked,
@@ -94,13 +94,70 @@ _T = TypeVar("_T")
 _How: TypeAlias = Literal["framing", "client_eof", "client_reset", "upstream_eof", "upstream_reset", "closed", "broken", "ours"]
 
 _Seer: TypeAlias = Callable[[Event], Iterable[Finding]]
-_Listener: TypeAlias = Callable[[type[TextDelta | ThinkingDelta], list[str]], None]
 MakeDetectors: TypeAlias = Callable[[Opened], Sequence[Detector]]
 """Who watches an exchange, chosen when its request is known and sessions have placed it."""
 
 
 class Exchange:
     """Made by the observer for each `RequestHead`. `record` is None until it is over."""
+
+    __slots__ = (
+        "__weakref__",
+        "_after_fin",
+        "_body",
+        "_body_bytes",
+        "_bytes_out",
+        "_call_indices",
+        "_capture",
+        "_captured",
+        "_captured_request",
+        "_clean",
+        "_coding",
+        "_cut",
+        "_decoder",
+        "_detectors",
+        "_ending",
+        "_error",
+        "_failed",
+        "_feed",
+        "_findings",
+        "_finished",
+        "_first_ns",
+        "_forced",
+        "_headers",
+        "_listeners",
+        "_make_detectors",
+        "_method",
+        "_opened",
+        "_others",
+        "_others_of",
+        "_over_ns",
+        "_pauses",
+        "_progress_ns",
+        "_response_model",
+        "_route",
+        "_said",
+        "_said_kind",
+        "_seers",
+        "_sink",
+        "_skipped_in",
+        "_slow_since",
+        "_status",
+        "_timeline",
+        "_timeline_see",
+        "_tool_calls",
+        "_trouble",
+        "_undecoded",
+        "_unix_ns",
+        "_watchers",
+        "_window_of",
+        "_window_tokens",
+        "connection",
+        "id",
+        "record",
+        "started_at",
+        "written",
+    )
 
     def __init__(
         self,
@@ -153,9 +210,8 @@ class Exchange:
         self._feed: Callable[[bytes, Nanoseconds], list[Event]] | None = None  # its `feed`, behind the coding if there is one
         self._bytes_out = 0
         self._watchers: Sequence[Detector] = ()
-        self._all_seers: list[_Seer] = []
         self._seers: list[_Seer] = []  # of them, those who see every delta …
-        self._listeners: list[_Listener] = []  # … and those who are told a block at a time
+        self._listeners: list[Listener] = []  # … and those who are told a block at a time
         self._said: list[str] = []  # the block
         self._said_kind: type[TextDelta | ThinkingDelta] | None = None  # when the latest event was such a delta
         self._detectors: list[Detector] = []
@@ -457,7 +513,7 @@ class Exchange:
         elif kind is not HostSample and kind is not Residency:
             self._said_kind = None
             self._take(event)
-        for seer in self._seers if delta else self._all_seers:
+        for seer in self._seers if delta else [watcher.see for watcher in self._watchers]:
             try:
                 for finding in seer(event):
                     self.add(finding)
@@ -471,9 +527,9 @@ class Exchange:
         assert kind is not None
         for listener in self._listeners:
             try:
-                listener(kind, said)
+                listener.said(kind, said)
             except Exception as exc:
-                self._drop(listener, exc)
+                self._drop(listener.said, exc)
 
     def _drop(self, call: Callable[..., object], exc: Exception) -> None:
         """This one fails: the rest of the exchange goes without it."""
@@ -483,9 +539,8 @@ class Exchange:
 
     def _watch(self, watchers: Sequence[Detector]) -> None:
         self._watchers = watchers
-        self._all_seers = [one.see for one in watchers]
         self._seers = [one.see for one in watchers if not hasattr(one, "said")]
-        self._listeners = [said for one in watchers if (said := getattr(one, "said", None)) is not None]
+        self._listeners = [cast(Listener, one) for one in watchers if hasattr(one, "said")]
 
     def _take(self, event: Event) -> None:
         """What the exchange itself wants to know of the answer."""

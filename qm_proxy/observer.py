@@ -25,7 +25,7 @@ from qm_proxy.wire.http import Broken, HttpConnection, HttpEvent, RequestHead, R
 
 __all__ = ["Fanout", "MakeExchange", "Observer"]
 
-BREATH = 8
+BREATH = 4
 _T = TypeVar("_T")
 _UPSTREAM_DATA = int(Kind.UPSTREAM_DATA)
 _REQUEST_BEGINS = re.compile(rb"[A-Z]{3,16} \S+ HTTP/1\.[01]\r?\n")

@@ -5,7 +5,7 @@
  *   POST /v1/chat/completions?…             the same as server-sent events, ended by [DONE]; the hash is in the chunk before it.
  *   anything else                           a small JSON answer, after the whole body was read.
  *
- * A token's text is [index@nanoseconds]. Clients that leave before the end are logged: "left I nanoseconds". */
+ * A token's text is a word; beside it stands a mark, [index@nanoseconds]. Clients that leave before the end are logged: "left I nanoseconds". */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -141,6 +141,20 @@ static int record(conn *c, const char *body, size_t n) {
     return put(c, frame, k + n + 2);
 }
 
+/* What is said is prose-like and never the same twice: what a proxy looks at costs it what real traffic would. */
+static const char *word(const conn *c) {
+    static const char *words[] = {"the", "file", "returns", "a", "value", "when", "every", "test", "of", "this", "module", "has", "run",
+                                  "and", "then", "we", "should", "check", "whether", "its", "index", "is", "still", "valid", "before",
+                                  "writing", "it", "back", "to", "disk", "because", "another", "thread", "may", "have", "changed", "that",
+                                  "list", "while", "our", "lock", "was", "not", "held", "which", "explains", "why", "only", "some",
+                                  "requests", "fail", "under", "load", "in", "practice", "so", "let", "me", "look", "at", "where", "they",
+                                  "start", "first"};
+    uint64_t x = ((uint64_t)c->id << 32 | (uint64_t)c->sent) + 0x9e3779b97f4a7c15;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+    return words[(x ^ (x >> 31)) % (sizeof words / sizeof *words)];
+}
+
 static int token(conn *c) {
     char body[512];
     int n;
@@ -158,13 +172,13 @@ static int token(conn *c) {
             n = snprintf(body, sizeof body,
                          "data: {\"id\":\"chatcmpl-%ld\",\"object\":\"chat.completion.chunk\",\"created\":1787306401,"
                          "\"model\":\"bench\",\"system_fingerprint\":\"fp_ollama\",\"choices\":[{\"index\":0,\"delta\":{\"content\":"
-                         "\"[%ld@%lld]\"},\"finish_reason\":null}]}\n\n",
-                         c->id, c->sent, (long long)now());
+                         "\" %s\"},\"finish_reason\":null}],\"mark\":\"[%ld@%lld]\"}\n\n",
+                         c->id, word(c), c->sent, (long long)now());
         else
             n = snprintf(body, sizeof body,
                          "{\"model\":\"bench\",\"created_at\":\"2026-11-23T08:02:22.650390161Z\",\"message\":{\"role\":"
-                         "\"assistant\",\"content\":\"[%ld@%lld]\"},\"done\":false}\n",
-                         c->sent, (long long)now());
+                         "\"assistant\",\"content\":\" %s\"},\"done\":false,\"mark\":\"[%ld@%lld]\"}\n",
+                         word(c), c->sent, (long long)now());
         if (record(c, body, n)) return -1;
         c->sent++;
         c->due = c->start + c->sent * c->period;

@@ -19,7 +19,6 @@ Findings of stalls may still change while the stream runs: a host sample that ar
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -103,8 +102,8 @@ class Stall:
         self._late: _Late | None = None
         self._run = 0  # chunks that came at once behind the late one
         self._run_ns = 0
-        self._places: deque[tuple[int, int]] = deque(maxlen=8)  # chunk and time of each stall
-        self._samples: deque[HostSample] = deque(maxlen=4)
+        self._places: list[tuple[int, int]] = []  # chunk and time of each of the last stalls
+        self._samples: list[HostSample] = []  # the latest
         self._told = 0
         self._latest: Finding | None = None
         self._silent: Finding | None = None
@@ -151,7 +150,7 @@ class Stall:
     def _other(self, event: Event) -> Iterable[Finding]:
         match event:
             case HostSample():
-                self._samples.append(event)
+                self._samples = [*self._samples[-3:], event]
                 self._explain_later(event)
                 return self.tick(event.t_ns)
             case Residency():
@@ -267,7 +266,7 @@ class Stall:
     # --- telling
 
     def _tell(self, late: _Late, held: int) -> list[Finding]:
-        self._places.append((late.chunk, late.t_ns))
+        self._places = [*self._places[-7:], (late.chunk, late.t_ns)]
         self._told += 1
         if self._told > _MOST:
             if self._latest is not None:
@@ -321,7 +320,7 @@ class Stall:
         """Do the last stalls come at equal distances, in chunks or in time? Four are needed."""
         if len(self._places) < 4:
             return None
-        places = list(self._places)[-5:]
+        places = self._places[-5:]
         for unit, index, scale, least in (("chunks", 0, 1.0, 1.0), ("seconds", 1, 1e9, 0.0)):
             steps = [b[index] - a[index] for a, b in itertools.pairwise(places)]
             mean = sum(steps) / len(steps)

@@ -450,7 +450,7 @@ def test_the_relay_gets_the_core_every_few_records(relay: Relay) -> None:
     observer = Observer(lambda head, c, r: Exchange(head, Told()), lambda: breaths.append(1))
     observer.take(relay.say(Kind.OPENED).ask().answer(30).batch())
     assert observer.records == 34
-    assert len(breaths) == 34 // 8
+    assert len(breaths) == 34 // 4
 
 
 def test_a_sink_that_fails_is_counted_and_stops_no_other(relay: Relay) -> None:
