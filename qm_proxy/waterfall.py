@@ -24,6 +24,14 @@ Json = dict[str, Any]
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 _KINDS = {"text": "─", "thinking": "~", "tool": "■"}
 _SIGNS = (("─", "text"), ("~", "thinking"), ("■", "tool call"), ("!", "stall"))
+_PHASES = (
+    ("client_wait_s", "client", "c"),
+    ("queue_s", "queue", "q"),
+    ("load_s", "load", "l"),
+    ("prefill_s", "prefill", "p"),
+    ("decode_s", "decode", "d"),
+    ("unexplained_s", "unexplained", "?"),
+)
 _FINDINGS_OF_A_TURN = 3
 _WAIT_SHARE = 0.15  # the longest wait for a user that is drawn, as a share of the time in which something happened
 
@@ -185,12 +193,17 @@ def many(n: int, what: str) -> str:
 
 
 def _phases(x: Json) -> list[_Phase]:
-    """The known phases in the order in which they happen. What is unexplained lies before the first token where the server tells
-    no prefill, else nobody knows where: last."""
-    order = [("client_wait_s", "client", "c"), ("queue_s", "queue", "q"), ("load_s", "load", "l"), ("prefill_s", "prefill", "p")]
-    order += [("decode_s", "decode", "d")]
-    order.insert(4 if x.get("prefill_s") is None else 5, ("unexplained_s", "unexplained", "?"))
-    return [_Phase(name, letter, x[key]) for key, name, letter in order if x.get(key)]
+    """The known phases in the order in which they happen. Where the server tells no prefill, what is unexplained before the first
+    token is the wait for it; of the rest nobody knows where it lies: last."""
+    known = {letter: _Phase(name, letter, x[key]) for key, name, letter in _PHASES if x.get(key)}
+    rest = known.pop("?", None)
+    if rest is not None and not x.get("prefill_s") and x.get("ttft_s"):
+        before = sum(known[letter].spent_s for letter in "ql" if letter in known)
+        wait_s = max(0.0, min(rest.spent_s, x["ttft_s"] - before))
+        known["w"] = _Phase("wait for the first token", "w", wait_s)
+        rest = _Phase(rest.name, rest.letter, rest.spent_s - wait_s)
+    found = [known[letter] for letter in "cqlpwd" if letter in known]
+    return [phase for phase in (*found, rest) if phase is not None and phase.spent_s > 0]
 
 
 def _bar(phases: list[_Phase], total: float, width: int) -> str:
@@ -252,7 +265,7 @@ def _time_line(x: Json, chunks: Json, width: int) -> list[str]:
     said = "".join(_KINDS.get(kind, " ") for kind in kinds)
     signs = [f"{sign} {name}" for sign, name in _SIGNS if sign in said or (sign == "!" and stalls)]
     most = f"at most {top} chunk{'s' * (top > 1)}"
-    lines = [f"each cell {seconds(cell_s)}, {most}; {'  '.join(signs)}", line, said, *_axis(total, width)]
+    lines = [f"each cell {seconds(cell_s)}, {most}; {'  '.join(signs)}", line.rstrip(), said.rstrip(), *_axis(total, width)]
     left_out = set(chunks["coalesced"])
     gaps = sorted(((b - a) / 1e9, i) for i, (a, b) in enumerate(pairwise(arrivals), 1) if i not in left_out)
     if x["itl"] and gaps:

@@ -98,10 +98,11 @@ def test_phases_are_shares_of_the_total() -> None:
     assert len(phases(longer)[0]) == 60
 
 
-def test_what_is_unexplained_lies_before_the_first_token_where_the_server_tells_no_prefill() -> None:
+def test_where_the_server_tells_no_prefill_the_first_token_is_waited_for() -> None:
     bar, text = phases(exchange(prefill_s=None, decode_s=0.75))
-    assert bar == "?" * 15 + "d" * 45
-    assert text == "?=unexplained 250 ms · d=decode 750 ms"
+    assert bar == "w" * 12 + "d" * 45 + "?" * 3
+    assert text == "w=wait for the first token 200 ms · d=decode 750 ms"
+    assert phases(exchange(prefill_s=None, queue_s=0.15, decode_s=0.6))[0] == "q" * 9 + "w" * 3 + "d" * 36 + "?" * 12
 
 
 def test_the_time_line_has_a_cell_for_each_slice() -> None:
@@ -110,8 +111,8 @@ def test_the_time_line_has_a_cell_for_each_slice() -> None:
     at = next(i for i, line in enumerate(lines) if line.startswith("each cell"))
     title, line, said, axis, gaps, *_ = lines[at:]
     assert title == "each cell 10 ms, at most 1 chunk; ─ text  ~ thinking  ■ tool call  ! stall"
-    assert line == "·" * 20 + "██" + " " * 9 + "█" + " " * 58 + "!" + " " * 9
-    assert said == " " * 20 + "~~" + " " * 9 + "─" + " " * 58 + "■" + " " * 9
+    assert line == "·" * 20 + "██" + " " * 9 + "█" + " " * 58 + "!"
+    assert said == " " * 20 + "~~" + " " * 9 + "─" + " " * 58 + "■"
     assert axis.split() == ["0", "250", "ms", "500", "ms", "750", "ms", "1.00", "s"]
     assert len(axis) == 100
     assert gaps == "gaps p50 100 ms · p90 200 ms · p99 200 ms · n=3"
