@@ -433,7 +433,8 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
         if result.run.exit_code == 0:
             result.run.exit_code = EXIT.get(parts.audit.verdict, 0)
     if parts.agent is not None and result.run.exit_code == 0:
-        result.run.exit_code = EXIT.get(parts.agent.verdict, 0)
+        void = parts.agent.verdict == "INSUFFICIENT DATA" and any(tier.status == "VOID" for tier in parts.agent.tiers)
+        result.run.exit_code = 5 if void else EXIT.get(parts.agent.verdict, 0)
     if parts.inspector is not None:
         for code, text in _doubts(parts.inspector, parts.seen):
             result.warn(code, text)

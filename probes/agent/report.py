@@ -141,12 +141,12 @@ def _play(plan: Plan, conduct: Conduct, tally: Tally, index: int) -> Generator[S
     instance = generate(tier, instance_seed(plan.seed, tier.name, index))
     goes_on = goes_on_after_loop(plan.seed, tier.name, index)
     for attempt in range(RERUNS + 1):
+        tally.reruns += attempt > 0
         key = f"agent/{conduct.path}/{tier.name}/{index}/{attempt}"
         played: Played = yield from play_run(instance, conduct, key, go_on=goes_on)
         outcome = judge(played)
         if outcome.label != "Infra":
             break
-        tally.reruns += 1
     return Run(index, played, outcome, live_alarm(played))
 
 

@@ -44,6 +44,10 @@ _ADVICE: Final = {
     "TrapTriggered": "Run it in a sandbox and do not offer it forbidden tools: it uses them.",
     "CollateralDamage": "Run it in a sandbox and review its diffs: it changes what it was told to leave alone.",
     "Stalled": "It answers in prose where a call is due: check the chat template, or make calls compulsory.",
+    "Stalled/EmptyOutput": "It says nothing where a call is due: check the chat template and its stop tokens.",
+    "Stalled/ThinkingAloud": "It thinks in its answer and never calls: check that the template tells thinking from answering.",
+    "Stalled/CutShort": "Its turns end at the token budget before a call is complete: raise it, or ask for shorter arguments.",
+    "Stalled/TokenLoop": "It repeats one piece of text until the server ends the stream: check sampling and quantization.",
     "Malformed": "Check the chat template or use the other way of calling tools: its calls cannot be read.",
     "HallucinatedTool": "Offer fewer tools with plainer names: it calls some that do not exist.",
     "SchemaViolation": "Use tools with fewer arguments, and let errors name the argument: its calls do not fit.",
@@ -193,12 +197,13 @@ def live_detector(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def advice(tallies: Sequence[Tally]) -> list[str]:
-    """What to do about it, from the classes that dominate; at most three lines."""
+    """What to do about it, from the classes that dominate; at most four lines."""
     runs = [run for tally in tallies for run in tally.runs if not run.outcome.passed]
     lines: list[str] = []
     counted = Counter(str(run.outcome.label) for run in runs if run.counts)
     for label, count in counted.most_common(2):
-        line = _ADVICE.get(label, "")
+        subs = Counter(f"{label}/{run.outcome.sub}" for run in runs if run.counts and run.outcome.label == label)
+        line = _ADVICE.get(subs.most_common(1)[0][0], _ADVICE.get(label, ""))
         if label == "InfiniteLoop":
             line += _guard_words(loop_cost(runs))
         if line:
@@ -208,7 +213,11 @@ def advice(tallies: Sequence[Tally]) -> list[str]:
         lines.append(f"{apart['ThinkingExhausted']} runs spent their whole budget thinking: raise it, or switch thinking off.")
     if apart.get("ForeignDialect") or apart.get("ParserError"):
         lines.append("Calls came in a dialect the server does not read: that is the template's fault before it is the model's.")
-    return lines[:3]
+    lost = [run for tally in tallies for run in tally.excluded]
+    if lost:
+        first = lost[0].outcome.why.strip() or "no reason given"
+        lines.append(f"{len(lost)} runs were lost to the server or the line, not to the model (the first: {first[:160]}).")
+    return lines[:4]
 
 
 def _guard_words(cost: Mapping[str, object]) -> str:

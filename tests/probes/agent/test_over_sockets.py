@@ -44,9 +44,10 @@ def _persona(script: str, **parameters: Any) -> Persona:
 
 
 def test_each_policy_lands_in_its_class_over_sockets(solvable: First) -> None:
-    easy, medium = solvable("easy", 5), solvable("medium", 5)
-    needs_medium = ("trap-lover", "meddler", "three-cycle")  # traps, flags, a horizon long enough for three rounds
-    scripts = [script for script in EXPECTED if script != "gate-opener"]  # its trap comes from Hard on
+    instances = {tier: solvable(tier, 5) for tier in ("easy", "medium", "hard")}
+    needs = dict.fromkeys(("trap-lover", "meddler", "three-cycle"), "medium")  # traps, flags, room for three rounds
+    needs["gate-opener"] = "hard"  # where override codes are shown
+    scripts = list(EXPECTED)
     landed: dict[str, list[str]] = {}
 
     async def play() -> None:
@@ -54,7 +55,7 @@ def test_each_policy_lands_in_its_class_over_sockets(solvable: First) -> None:
             client = Client(sim.url, "test")
             for script in scripts:
                 think = True if script in ("thinker", "exhausted-thinker") else None
-                for instance in medium if script in needs_medium else easy:
+                for instance in instances[needs.get(script, "easy")]:
                     done = await Runner(client.ask).run(
                         play_run(instance, Conduct(script, think=think), f"{script}/{instance.seed}")
                     )

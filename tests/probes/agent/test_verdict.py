@@ -87,6 +87,8 @@ def test_advice_follows_the_dominant_class(tally: Callable[..., Tally]) -> None:
     assert "Verify" in advice([tally("hard", claimer=8)])[0]
     assert "sandbox" in advice([tally("hard", trap_lover=8)])[0]
     assert any("thinking" in line for line in advice([tally("easy", exhausted_thinker=3)]))
+    assert "stop tokens" in advice([tally("easy", empty=3)])[0]
+    assert "prose" in advice([tally("easy", mumbler=3, empty=1)])[0]
     assert advice([tally("easy", oracle=3)]) == []
 
 
