@@ -172,8 +172,8 @@ def _words(section: AgentSection) -> str:
     """The two k's, once, and why one of them is absent."""
     missing = next((t.unmeasured["pass_hat_k"] for t in section.tiers if t.n and "pass_hat_k" in t.unmeasured), None)
     why = f" pass_hat_k is not measured: {missing}." if missing else ""
-    stopping = {tier.stopping for tier in section.tiers if tier.n and tier.stopping}
-    rule = f" Stopped by rule ({'; '.join(sorted(stopping))}): its intervals are conditional on stopping." if stopping else ""
+    stopped = [tier.tier for tier in section.tiers if tier.rate is not None and "conditional on stopping" in tier.rate.method]
+    rule = f" {', '.join(stopped).capitalize()} stopped by rule: intervals are conditional on stopping." if stopped else ""
     return f"streak_k is the chance that k fresh instances all pass.{why}{rule}" if any(tier.n for tier in section.tiers) else ""
 
 
