@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
+from random import Random
 from typing import Any
 
 import pytest
@@ -186,3 +188,16 @@ def test_the_repeat_is_the_seed(run: Run) -> None:
     for repeat in range(3):
         replay(play_compat(task, Conduct("m"), repeat), answer)
     assert sorted(set(seeds)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("seed", "chance"), [(4711, 0.35), (1, 53 / 64), (2, 0.0), (3, 1.0)])
+def test_a_persona_drawn_at_random_gives_its_own_truth(seed: int, chance: float) -> None:
+    """The post's numbers are one draw of its policy, measured: any other draw is reported as that one."""
+    fates = [
+        Random(f"{seed}/{task.instance.canary}/{repeat}/fate").random() < chance for task in tasks("hard") for repeat in range(16)
+    ]
+    tally = CompatTally()
+    replay(compat_runs(tally, Conduct("m"), ["hard"]), answer_with("post", {"seed": seed, "loop": chance}))
+    labels = Counter(str(run.label) for run in tally.runs)
+    print(f"seed {seed}, chance {chance:.2f}: {sum(fates)} of 64 loop, found {labels['InfiniteLoop']}")
+    assert labels == Counter({"InfiniteLoop": sum(fates), "Hallucinated": 64 - sum(fates)})
