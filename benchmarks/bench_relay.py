@@ -1,6 +1,6 @@
 """What the proxy costs: direct, nginx and ours side by side, interleaved in rounds of one run, observation on.
 
-    python benchmarks/bench_relay.py [--rounds 5] [--quick] [--only latency,leave,memory,requests,upload,exact,kill] [--json FILE]
+    python benchmarks/bench_relay.py [--rounds 5] [--quick] [--only latency,leave,memory,requests,upload,exact,kill,beside] [--json FILE]
 
 Read it so: every figure is the median over rounds, with the lowest and the highest round in brackets; ratios are taken within a
 round first. "over direct" is added latency. CPU is the proxy's own user and system time (both processes of ours and the
@@ -143,6 +143,65 @@ class Ours:
     def close(self) -> None:
         self.servant.close()
         self.directory.cleanup()
+
+
+class Bare:
+    """The relay alone: no pipe, so nothing is observed."""
+
+    def __init__(self, upstream: int) -> None:
+        config = {"upstream": {"host": "127.0.0.1", "port": upstream}, "listen": ["127.0.0.1:0"]}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "qm_proxy.relay", json.dumps(config)], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.port = int(json.loads(self.process.stdout.readline())["listening"][0].rpartition(":")[2])
+
+    def close(self) -> None:
+        self.process.kill()  # it is told to end over its control line, and has none
+        self.process.wait()
+
+
+class Readers:
+    """A page's feed, lists, metrics and MCP asked for in a row without a pause, by one process, until closed."""
+
+    def __init__(self, console: str) -> None:
+        self.process = subprocess.Popen([sys.executable, __file__, "--read", console], stdout=subprocess.PIPE, text=True)
+
+    def close(self) -> int:
+        """How many answers it had."""
+        self.process.terminate()
+        assert self.process.stdout is not None
+        return int(self.process.stdout.read() or 0)
+
+
+def read_all_the_time(console: str) -> None:
+    """What `Readers` runs: one MCP session, and the pages and lists of a console, again and again."""
+    import urllib.request
+
+    os.nice(19)  # what is measured is what the console costs, not what its reader does
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "find_anomalies", "arguments": {}}}
+    hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-11-25", "capabilities": {}}}
+    hello["params"] |= {"clientInfo": {"name": "bench", "version": "1"}}  # type: ignore[operator]
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    with urllib.request.urlopen(urllib.request.Request(f"{console}/mcp", json.dumps(hello).encode(), headers)) as first:
+        session = first.headers.get("mcp-session-id")
+        first.read()
+    if session:
+        headers["Mcp-Session-Id"] = session
+    n = 0
+    while not stop:
+        for path in ("/", "/api/v1/exchanges?limit=50", "/api/v1/sessions", "/api/v1/findings", "/api/v1/status", "/metrics"):
+            with contextlib.suppress(OSError), urllib.request.urlopen(console + path) as answer:
+                answer.read()
+                n += 1
+        with contextlib.suppress(OSError):
+            asked = urllib.request.Request(f"{console}/mcp", json.dumps(call).encode(), headers)
+            with urllib.request.urlopen(asked) as answer:
+                answer.read()
+                n += 1
+    print(n, flush=True)
 
 
 def _plan(flags: dict[str, Any]) -> dict[str, Any]:
@@ -485,6 +544,38 @@ def kill(rounds: int) -> Figures:
     return f
 
 
+def beside(rounds: int) -> Figures:
+    """What observing costs the relay's p99, and what a busy console does: the same relay alone, observed, and observed with
+    page, API, metrics and MCP asked without a pause. Ratios within a round."""
+    f = Figures()
+    emit = Emit()
+    bare, ours = Bare(emit.port), Ours(emit.port)
+    assert ours.servant.console is not None
+    for target in (bare, ours):
+        drive(target.port, "stream", 4, 8, 30, 60, 0)
+    for c in (16, 64):
+        for _ in range(rounds):
+            alone = drive(bare.port, "stream", c, c, 180, 60, 0)
+            observed = drive(ours.port, "stream", c, c, 180, 60, 0)
+            readers = Readers(ours.servant.console)
+            busy = drive(ours.port, "stream", c, c, 180, 60, 0)
+            f.add(f"{c} answers", readers.close())
+            f.add(f"{c} faults", sum(s[k] for s in (alone, observed, busy) for k in ("errors", "lost", "altered")))
+            f.add(f"{c} alone p99 us", alone["p99_us"])
+            f.add(f"{c} observed", observed["p99_us"] / alone["p99_us"])
+            f.add(f"{c} busy", busy["p99_us"] / observed["p99_us"])
+            f.add(f"{c} busy p50", busy["p50_us"] / observed["p50_us"])
+    bare.close()
+    ours.close()
+    emit.close()
+    for c in (16, 64):
+        say(f"\nThe relay's p99 per token, 60 tok/s, C={c}, {rounds} rounds; alone {f.text(f'{c} alone p99 us', ' us')}")
+        say(f"  observed / alone             {f.text(f'{c} observed', '', 2)} (must ≤ 1.3)")
+        say(f"  console busy / quiet         {f.text(f'{c} busy', '', 2)} (must ≤ 1.3)   p50 {f.text(f'{c} busy p50', '', 2)}")
+        say(f"  answers read meanwhile       {f.text(f'{c} answers', '', 0)}   faults {f.text(f'{c} faults', '', 0)}")
+    return f
+
+
 def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
@@ -512,9 +603,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="fewer tokens and rounds")
-    parser.add_argument("--only", default="latency,requests,leave,memory,upload,exact,kill")
+    parser.add_argument("--only", default="latency,requests,leave,memory,upload,exact,kill,beside")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--read", help=argparse.SUPPRESS)
     a = parser.parse_args()
+    if a.read:
+        read_all_the_time(a.read)
+        return
     if shutil.which("gcc") is None and not (BUILD / "emit").exists():
         sys.exit("bench: gcc is needed to build the emitter and the driver (apt-get install gcc)")
     build()
@@ -538,6 +633,8 @@ def main() -> None:
         found["exact"] = exact()
     if "kill" in wanted:
         found["kill"] = kill(1 if a.quick else min(rounds, 3))
+    if "beside" in wanted:
+        found["beside"] = beside(2 if a.quick else max(rounds, 10))
     if a.json:
         a.json.write_text(json.dumps({"machine": machine(), **{k: v.rounds for k, v in found.items()}}, indent=1))
 

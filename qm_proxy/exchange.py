@@ -236,6 +236,8 @@ class Exchange:
         self._ending: Ending = "complete"
         if self._body is None:
             self._open()
+        elif (told := _header(head.headers, b"content-length") or "").isdecimal() and len(told) < 20 and int(told) > MAX_BODY:
+            self._body = None  # it will not be read: none of it needs to be held
 
     # --- what the observer tells --------------------------------------------------------------------------------------
 

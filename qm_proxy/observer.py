@@ -124,8 +124,15 @@ class Observer:
             try:
                 if kind == _UPSTREAM_DATA and (c := connections.get(connection)) is not None and offset == c.upstream_bytes:
                     c.upstream_bytes = offset + len(data)
-                    if c.http is not None:
-                        self._answered(c, c.http.upstream(data, t_ns), t_ns, lag_ns)  # type: ignore[arg-type]
+                    if c.http is None:
+                        continue
+                    events = c.http.upstream(data, t_ns)  # type: ignore[arg-type]
+                    if len(events) == 1 and type(event := events[0]) is ResponseBody and event.n in c.exchanges:
+                        exchange = c.exchanges[event.n]  # a token, nearly always: `_answered` with a call less
+                        exchange.written(t_ns, None if lag_ns == LAG_UNKNOWN else lag_ns)  # type: ignore[arg-type]
+                        exchange.see(event)
+                    else:
+                        self._answered(c, events, t_ns, lag_ns)  # type: ignore[arg-type]
                 else:
                     self._record(connections, relay, kind, connection, Nanoseconds(t_ns), offset, lag_ns, data)
             except Exception as exc:

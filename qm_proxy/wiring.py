@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-NICE = 5
+NICE = 10
 READ_BYTES = 256 * 1024
 TICK_S = 0.5
 GC_THRESHOLD = (10_000, 20, 20)  # events are no garbage of a collector's kind: it looked for some 70 times a second, in vain
@@ -656,6 +656,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(NICE)
+    with contextlib.suppress(OSError, AttributeError):  # Linux: waking up, it takes nobody's core away
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     runner: Callable[..., Any] = asyncio.run
     with contextlib.suppress(ImportError):
         import uvloop

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -549,6 +550,20 @@ def test_a_body_longer_than_the_copy_leaves_the_request_unread() -> None:
     scene.exchange.see(RequestEnd(at(3), 0))
     record = streamed(scene).end(200).record
     assert (record.model, record.bytes_in, record.ending, record.chunks) == (None, 3 * (MAX_BODY // 2), "complete", 3)
+    assert (record.undecoded or "").startswith("the request's body: longer than")
+
+
+def test_nothing_is_held_of_a_body_that_says_it_will_be_too_long() -> None:
+    scene = Scene(body=None, headers=((b"Content-Length", b"%d" % (MAX_BODY + 1)),))
+    tracemalloc.start()
+    try:
+        scene.exchange.see(RequestBody(at(2), 0, b"x" * 1_000_000))
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
+    scene.exchange.see(RequestEnd(at(3), 0))
+    record = streamed(scene).end(200).record
+    assert (record.model, record.bytes_in, record.chunks) == (None, 1_000_000, 3)
     assert (record.undecoded or "").startswith("the request's body: longer than")
     assert scene.troubles == ["undecoded"]
 
