@@ -3,19 +3,23 @@
     python benchmarks/bench_store.py [--exchanges 100000] [--tokens-per-exchange 100] [--db FILE] [--rounds 60]
 
 Made up: sessions of some 20 turns, models and clients of unequal popularity, lognormal gaps around 10 ms with stalls, 3 % of
-exchanges with a finding. Written through the Writer as in service; asked through `Stored` on a connection of its own.
+exchanges with a finding. Written through the Writer as in service; asked through `Stored` on a connection of its own: once while the
+file rests, once while another process writes 50 exchanges of 100 tokens a second into it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +200,40 @@ def ask(path: Path, rounds: int) -> None:
     print(f"  worst p95 of a view: {max(views):.1f} ms (to be ≤ 200)")
 
 
+@contextmanager
+def traffic_into(path: Path) -> Iterator[None]:
+    """Another process writes meanwhile, as the observer does."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, over = spawn.Event(), spawn.Event()
+    writing = spawn.Process(target=_write, args=(path, ready, over), daemon=True)
+    writing.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        writing.join()
+
+
+def _write(path: Path, ready: Event, over: Event) -> None:
+    traffic = Traffic(3, 100, time.time(), 0.001)
+    writer = Writer(path)
+    writer.start()
+    began, n = time.monotonic(), 0
+    ready.set()
+    while not over.wait(0.02):
+        record = traffic.record()
+        assert record.opened is not None
+        writer.opened(record.opened)
+        writer.closed(record)
+        n += 1
+    spent = time.monotonic() - began
+    writer.stop(60)
+    status = writer.status()
+    print(f"  written meanwhile: {status['written']} exchanges, {n / spent:.0f} per second, {status['commits']} commits,"
+          f" dropped {status['dropped']}")  # fmt: skip
+
+
 def _rows(connection: sqlite3.Connection, view: str) -> None:
     json.dumps(connection.execute(f"select * from {view} limit 100").fetchall())
 
@@ -212,7 +250,11 @@ def main() -> None:
         if not path.exists():
             fill(path, args.exchanges, args.tokens_per_exchange)
         cost(path)
+        print("asked while the file rests")
         ask(path, args.rounds)
+        print("asked while another process writes")
+        with traffic_into(path):
+            ask(path, args.rounds)
 
 
 if __name__ == "__main__":

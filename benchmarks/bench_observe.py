@@ -1,0 +1,271 @@
+"""What observing costs from the pipe to the database: CPU µs per token by stage, and bytes held per token of a live stream.
+
+    python benchmarks/bench_observe.py [--streams 64] [--tokens 1000] [--rate 200] [--rounds 5]
+
+Streams of prose, `--rate` tokens a second each, a record a read, as Ollama frames them natively and as OpenAI chat. In process and as
+fast as it goes: every stage is the one before and one part more, made as in wiring; the figure is this process's CPU time (the writer's
+thread included) divided by tokens, least and median of the rounds. What the relay spends (socket reads, its half of the pipe) is in
+bench_relay.py; here only packing its records is. `in all` is what the bound (≤ 5 µs, aim 3) speaks of, without the sockets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from qm_proxy.across import Across
+from qm_proxy.console.live import Live
+from qm_proxy.detect.detector import Detector
+from qm_proxy.detect.suite import Suite
+from qm_proxy.events import Event, Nanoseconds
+from qm_proxy.exchange import Exchange
+from qm_proxy.ids import new_id
+from qm_proxy.observer import Fanout, Observer
+from qm_proxy.record import Opened
+from qm_proxy.relay.pipe import Kind, Reader, pack_batch, pack_record
+from qm_proxy.sessions import Sessions
+from qm_proxy.sinks import Sink
+from qm_proxy.store.queries import Ring
+from qm_proxy.store.writer import Writer
+from qm_proxy.telemetry.metrics import Metrics
+from qm_proxy.wire.dialects import decoder_for
+from qm_proxy.wire.http import HttpConnection, ResponseBody
+from qm_proxy.wire.routes import route_of
+from qm_proxy.wiring import Busy
+
+BATCH = 96  # records; what 25 ms bring at this rate would be more
+WORDS = (Path(__file__).parent.parent / "README.md").read_text().split()
+
+
+class Wire(NamedTuple):
+    """How a server frames a stream."""
+
+    target: bytes
+    content_type: bytes
+    token: Callable[[int, str], bytes]
+    last: bytes
+
+
+def _native(i: int, text: str) -> bytes:
+    stamp = f"2026-11-23T08:02:20.{i * 4_999_661 % 10**9:09d}Z"
+    record = {"model": "bench", "created_at": stamp, "message": {"role": "assistant", "content": text}, "done": False}
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _openai(i: int, text: str) -> bytes:
+    choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+    record = {"id": "chatcmpl-417", "object": "chat.completion.chunk", "created": 1795000000 + i, "model": "bench"}
+    record |= {"system_fingerprint": "fp_ollama", "choices": [choice]}
+    return b"data: " + json.dumps(record, separators=(",", ":")).encode() + b"\n\n"
+
+
+WIRES = {
+    "native": Wire(
+        b"/api/chat",
+        b"application/x-ndjson",
+        _native,
+        b'{"model":"bench","created_at":"2026-11-23T08:02:29Z","message":{"role":"assistant","content":""},"done":true,'
+        b'"done_reason":"stop","total_duration":9000000,"load_duration":1000000,"prompt_eval_count":10,"prompt_eval_duration":1000000,'
+        b'"eval_count":100,"eval_duration":7000000}\n',
+    ),
+    "openai-chat": Wire(b"/v1/chat/completions", b"text/event-stream", _openai, b"data: [DONE]\n\n"),
+}
+
+
+def records(wire: Wire, streams: int, tokens: int, rate: float) -> Iterator[tuple[int, int, int, int, int, bytes]]:
+    """What the relay saw, in order: (kind, connection, t_ns, offset, lag_ns, data)."""
+    chance = random.Random(1)
+    body = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"go"}]}'
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nUser-Agent: bench/1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % wire.content_type
+    now = 10**12
+    for c in range(streams):
+        yield Kind.OPENED, c, now, 0, 0, b"127.0.0.1:1"
+        yield Kind.CONNECTED, c, now, 0, 0, b""
+        yield Kind.CLIENT_DATA, c, now, 0, 0, head % (wire.target, len(body)) + body
+    offsets = [0] * streams
+    for i in range(tokens + 1):
+        for c in range(streams):
+            now += int(1e9 / rate / streams)
+            record = wire.token(i, " " + chance.choice(WORDS)) if i < tokens else wire.last
+            data = b"%x\r\n%s\r\n" % (len(record), record)
+            data = answer + data if i == 0 else data + b"0\r\n\r\n" if i == tokens else data
+            yield Kind.UPSTREAM_DATA, c, now + chance.randrange(50_000), offsets[c], int(chance.lognormvariate(10.4, 0.5)), data
+            offsets[c] += len(data)
+    for c in range(streams):
+        yield Kind.CLOSED, c, now, 0, 0, b""
+
+
+def batches(seen: list[tuple[int, int, int, int, int, bytes]]) -> list[bytes]:
+    packed = []
+    for n, at in enumerate(range(0, len(seen), BATCH)):
+        payload = b"".join([pack_record(*record) for record in seen[at : at + BATCH]])
+        packed.append(pack_batch(payload, relay=1, sequence=n, dropped_batches=0, dropped_records=0, dropped_bytes=0))
+    return packed
+
+
+class Parts:
+    """The observer's parts as wiring joins them, as many as the stage has."""
+
+    def __init__(self, *, detectors: bool, sinks: bool, db: Path | None) -> None:
+        self.suite = Suite()
+        self.across = Across(self.suite, lambda finding: self.fanout.found(finding), lambda _: None)
+        self.sessions = Sessions(key=b"k" * 32, new_id=lambda _: new_id(time.time_ns()), excerpts=True)
+        self.writer = None if db is None else Writer(db)
+        chosen: list[Sink] = []
+        if sinks:
+            chosen += [self.sessions, self.across, Busy(lambda _: 4096, lambda: None), Metrics(), Ring()]
+        if self.writer is not None:
+            self.writer.start()
+            chosen.append(self.writer)
+        if sinks:
+            chosen.append(Live())
+        self.fanout = Fanout(chosen)
+        self.troubles: list[str] = []
+        make = self._detectors if detectors else (lambda _: [])
+        self.observer = Observer(
+            lambda head, connection, _: Exchange(
+                head, self.fanout, connection=connection, trouble=self.troubles.append, detectors=make, window_of=lambda _: 4096
+            )
+        )
+        self.reader = Reader()
+
+    def _detectors(self, opened: Opened) -> list[Detector]:
+        found = self.suite.detectors_for(opened, window_tokens=4096, surroundings=self.across.beside(opened.id))
+        watch = self.sessions.watch(opened.id)
+        return found if watch is None else [*found, watch]
+
+    def take(self, packed: list[bytes]) -> None:
+        for piece in packed:
+            for batch in self.reader.feed(piece):
+                self.observer.take(batch)
+
+    def end(self) -> None:
+        assert not self.troubles, self.troubles
+        assert not self.observer.troubles, self.observer.troubles
+        assert not self.fanout.failures, self.fanout.failures
+        if self.writer is not None:
+            assert self.writer.stop(60)
+
+
+def unpack(packed: list[bytes]) -> None:
+    reader = Reader()
+    for piece in packed:
+        for batch in reader.feed(piece):
+            for _ in batch.records():
+                pass
+
+
+def http(packed: list[bytes]) -> None:
+    _decode(packed, lambda _: lambda data, t_ns: None)
+
+
+def decode(packed: list[bytes], wire: Wire) -> None:
+    def feed(_: int) -> Callable[[bytes, Nanoseconds], list[Event]]:
+        route, kind = route_of("POST", wire.target), wire.content_type.decode()
+        return decoder_for(route, streamed=True, status=200, content_type=kind).feed
+
+    _decode(packed, feed)
+
+
+def _decode(packed: list[bytes], feed_of: Callable[[int], Callable[[bytes, Nanoseconds], object]]) -> None:
+    reader, connections, feeds = Reader(), {}, {}
+    for piece in packed:
+        for batch in reader.feed(piece):
+            for kind, c, t_ns, _, _, data in batch.records():
+                if kind == Kind.CLIENT_DATA:
+                    connections[c], feeds[c] = HttpConnection(), feed_of(c)
+                    connections[c].client(data, Nanoseconds(t_ns))
+                elif kind == Kind.UPSTREAM_DATA:
+                    feed = feeds[c]
+                    for event in connections[c].upstream(data, Nanoseconds(t_ns)):
+                        if type(event) is ResponseBody:
+                            feed(event.data, event.t_ns)
+
+
+def observed(packed: list[bytes], *, detectors: bool = False, sinks: bool = False, db: Path | None = None) -> None:
+    parts = Parts(detectors=detectors, sinks=sinks, db=db)
+    parts.take(packed)
+    parts.end()
+
+
+def spent(work: Callable[[], object], rounds: int, tokens: int) -> tuple[float, float]:
+    """CPU µs per token: least and median."""
+    times = []
+    work()  # imports and caches
+    for _ in range(rounds):
+        gc.collect()
+        began = time.process_time()
+        work()
+        times.append((time.process_time() - began) / tokens * 1e6)
+    return min(times), statistics.median(times)
+
+
+def held(packed: list[bytes], streams: int, tokens: int) -> tuple[float, float]:
+    """Bytes held while all streams run, everything counted: per token of the first half, and per token of the third quarter."""
+    parts = Parts(detectors=True, sinks=True, db=None)
+    gc.collect()
+    tracemalloc.start()
+    half, more = len(packed) // 2, len(packed) * 3 // 4
+    parts.take(packed[:half])
+    gc.collect()
+    first = tracemalloc.get_traced_memory()[0]
+    parts.take(packed[half:more])
+    gc.collect()
+    second = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(parts.observer.in_flight()) == streams
+    return first / (streams * tokens / 2), (second - first) / (streams * tokens / 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    n = given.streams * given.tokens
+    print(f"{given.streams} streams × {given.tokens} tokens at {given.rate:.0f} tok/s: n = {n} tokens, {given.rounds} rounds")
+    for name, wire in WIRES.items():
+        seen = list(records(wire, given.streams, given.tokens, given.rate))
+        packed = batches(seen)
+        with tempfile.TemporaryDirectory() as directory:
+            files = (Path(directory) / f"{i}.db" for i in range(10**6))
+            stages: list[tuple[str, Callable[[], object]]] = [
+                ("unpacking the pipe", lambda packed=packed: unpack(packed)),  # type: ignore[misc]
+                ("+ HTTP", lambda packed=packed: http(packed)),  # type: ignore[misc]
+                ("+ decoding", lambda packed=packed, wire=wire: decode(packed, wire)),  # type: ignore[misc]
+                ("+ exchange and timeline", lambda packed=packed: observed(packed)),  # type: ignore[misc]
+                ("+ sinks without store", lambda packed=packed: observed(packed, sinks=True)),  # type: ignore[misc]
+                ("+ store", lambda packed=packed, files=files: observed(packed, sinks=True, db=next(files))),  # type: ignore[misc]
+                (
+                    "+ detectors",
+                    lambda packed=packed, files=files: observed(packed, sinks=True, detectors=True, db=next(files)),  # type: ignore[misc]
+                ),
+            ]
+            print(f"\n{name}: CPU µs per token{'':14}{'least':>8}{'median':>8}{'stage':>8}")
+            pack = spent(lambda seen=seen: batches(seen), given.rounds, n)  # type: ignore[misc]
+            print(f"  {'packing, in the relay':34}{pack[0]:8.2f}{pack[1]:8.2f}{pack[0]:8.2f}")
+            before = 0.0
+            for stage, work in stages:
+                least, median = spent(work, given.rounds, n)
+                print(f"  {stage:34}{least:8.2f}{median:8.2f}{least - before:8.2f}")
+                before = least
+            print(f"  {'in all, without sockets':34}{before + pack[0]:8.2f}{'':8}{'':8} (to be ≤ 5)")
+        whole, more = held(packed, given.streams, given.tokens)
+        print(f"  held: {whole:.0f} bytes per token after {given.tokens // 2} tokens (what each stream costs once is in it),"
+              f" {more:.1f} for each further one (to be ≤ 24)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
