@@ -262,7 +262,10 @@ class Process:
         ending.set()
         if mcp is not None:
             await mcp
-        await asyncio.to_thread(self.writer.stop)
+        stored = await asyncio.to_thread(self.writer.stop)
+        self._tell_changes()
+        if not stored:
+            print(f"qm-proxy: {self.writer.pending} exchanges and findings could not be stored.", file=sys.stderr, flush=True)
         if self.export is not None:
             await asyncio.to_thread(self.export.close)
         if self.server is not None and serving is not None:

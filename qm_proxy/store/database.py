@@ -69,8 +69,12 @@ def failure_of(exc: Exception) -> Failure:
     if isinstance(exc, StoreError):
         return Failure("foreign", exc.message, exc.remedy or "", True)
     if isinstance(exc, OSError):
-        full: State = "full" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "unavailable"
-        return Failure(full, f"The database cannot be opened: {exc.strerror or exc}.", "Check its directory and the disk.", True)
+        state: State = "unavailable"
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            state = "full"
+        elif exc.errno == errno.EROFS:
+            state = "read_only"
+        return Failure(state, f"The database cannot be opened: {exc.strerror or exc}.", "Check its directory and the disk.", True)
     if not isinstance(exc, sqlite3.Error):
         return Failure("failing", f"The store failed: {type(exc).__name__}: {exc}"[:300], "Please report this.", True)
     code = getattr(exc, "sqlite_errorcode", None)
@@ -167,7 +171,7 @@ def open_for_reading(place: Place) -> sqlite3.Connection:
     if isinstance(place, Path) and not place.is_file():
         raise StoreError(f"There is no database at {place}.", remedy="Start `qm-proxy serve`, or name another file with --db.")
     connection = None
-    name, uri = _name(place, "?mode=ro")
+    name, uri = _name(place, "?mode=ro&immutable=1" if _at_rest(place) else "?mode=ro")
     try:
         connection = sqlite3.connect(name, uri=uri, timeout=2, check_same_thread=False)
         connection.execute("pragma query_only = on")
@@ -189,6 +193,15 @@ def open_for_reading(place: Place) -> sqlite3.Connection:
         raise StoreError(f"{place} is not a database of qm-proxy.", remedy="Name another file with --db.", path=str(place))
     register(connection)
     return connection
+
+
+def _at_rest(place: Place) -> bool:
+    """Whether nobody can write there and nothing waits in a log: an archive, a read-only disk. There SQLite cannot make the file
+    that readers of a WAL database share, and must be told that it needs none."""
+    if not isinstance(place, Path) or os.access(place.parent, os.W_OK):
+        return False
+    logs = [place.with_name(place.name + end) for end in ("-wal", "-shm")]
+    return not any(log.exists() for log in logs)
 
 
 def secret_key(path: Path) -> bytes:

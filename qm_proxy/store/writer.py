@@ -182,7 +182,12 @@ class Writer:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        return not self._thread.is_alive() and self._settled == self._taken and not self._queue
+        return not self._thread.is_alive() and not self.pending
+
+    @property
+    def pending(self) -> int:
+        """Exchanges and findings that were given and are not written yet."""
+        return self._taken - self._settled + len(self._queue)
 
     def status(self) -> dict[str, Any]:
         """What the console shows. `state` is "ok" or why nothing can be written; `message` and `remedy` say it in words."""

@@ -136,6 +136,7 @@ def test_the_key_is_made_once_and_mended_when_open_to_others(path: Path) -> None
     [
         (OSError(28, "No space left on device"), "full", True),
         (OSError(13, "Permission denied"), "unavailable", True),
+        (OSError(30, "Read-only file system"), "read_only", True),
         (StoreError("other"), "foreign", True),
         (RuntimeError("ours"), "failing", True),
         (sqlite3.OperationalError("odd"), "failing", True),
@@ -159,3 +160,22 @@ def test_many_open_a_new_database_at_the_same_time(path: Path, records: Any) -> 
     assert reader.execute("select count(*) from exchanges").fetchone() == (6,)
     assert reader.execute("pragma integrity_check").fetchall() == [("ok",)]
     reader.close()
+
+
+def test_a_database_at_rest_where_nobody_can_write(path: Path, records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive: SQLite could not make the file that readers share. With a log beside it, what that holds must be seen."""
+    writer = Writer(path)
+    writer.start()
+    writer.closed(records.record())
+    assert writer.stop()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    reader = open_for_reading(path)
+    assert reader.execute("select count(*) from exchanges").fetchone() == (1,)
+    assert not path.with_name("qm.db-shm").exists()
+    reader.close()
+    live, _ = open_for_writing(path)
+    reader = open_for_reading(path)
+    assert path.with_name("qm.db-shm").exists()
+    assert reader.execute("select count(*) from exchanges").fetchone() == (1,)
+    reader.close()
+    live.close()
