@@ -2,6 +2,7 @@
 
     python benchmarks/bench_detect.py             the whole (30 000 clean answers; some ten minutes on one core)
     python benchmarks/bench_detect.py --small     a taste, in seconds
+    python benchmarks/bench_detect.py --scale 0.3 three tenths of it: read the counts beside the rates
     python benchmarks/bench_detect.py --half dev  the half on which thresholds were chosen; the default is the other one
 
 Clean answers are texts of this machine (two of five: generated hard negatives), so absolute rates differ a little between
@@ -24,13 +25,14 @@ from benchmarks.detect import measure
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the whole (default 1)")
     parser.add_argument("--half", choices=("dev", "test"), default="test")
     parser.add_argument("--seed", type=int, default=101)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     started = time.perf_counter()
     half, seed = args.half, args.seed
-    scale = 0.02 if args.small else 1.0
+    scale = 0.02 if args.small else args.scale
     files = 40 if args.small else 400
 
     def of(n: int, least: int = 2) -> int:
