@@ -220,7 +220,7 @@ def _decode(plan: Plan, seen: Seen, why: str) -> DecodeSection:
     for target, samples in sorted(groups.items()):
         server = [1000 * (sample.decode_s_per_token or 0.0) for sample in samples]
         client = [1000 * (client_pace(sample) or 0.0) for sample in samples]
-        asked = plan.decode_tokens if target == 32 else 128
+        asked = plan.decode_tokens if target == 32 else plan.depth_tokens
         depth = round(math.fsum((s.prompt_tokens or target) + (s.answer.output_tokens or 0) / 2 for s in samples) / len(samples))
         section.cells.append(
             DecodeCell(

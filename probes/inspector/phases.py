@@ -137,7 +137,7 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
     for depth in plan.depths:
         for repeat in range(plan.depth_repeats):
             yield Note(f"decode at depth {depth}", done, steps)
-            yield from asker.decode(f"P6/{depth}/{repeat}", depth, 128, seen.deep)
+            yield from asker.decode(f"P6/{depth}/{repeat}", depth, plan.depth_tokens, seen.deep)
         done += 1
     yield from asker.decode("P7/shallow", 32, plan.decode_tokens, seen.again)
 

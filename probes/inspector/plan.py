@@ -37,6 +37,7 @@ class Plan:
     decode_tokens: int
     depths: tuple[int, ...]
     depth_repeats: int
+    depth_tokens: int
     memory_windows: tuple[int, ...]  # besides the session's own
     compat: Literal["quantamind"] | None = None
     fill_depths: tuple[int, ...] = (1024, 8192)  # MLX: tokens filled in, each after an unload; the cold start is a point too
@@ -123,6 +124,7 @@ def plan_for(
         decode_tokens=192 if quick or like_the_origin else 256,
         depths=depths,
         depth_repeats=1 if quick else 2,
+        depth_tokens=64 if like_the_origin else 128,
         memory_windows=(max(512, window // 4),) if quick else (max(512, window // 4), max(1024, window // 2)),
         compat=compat,
         fill_depths=(deepest,) if like_the_origin else (min(1024, deepest // 2), deepest),
@@ -155,7 +157,7 @@ def cost(
         + ladder
         + 2
         + (plan.decode_repeats + 1) * plan.decode_tokens
-        + deep * 128
+        + deep * plan.depth_tokens
         + len(plan.memory_windows)
     )
     requests = plan.cold_repeats + 2 + ladder + 2 + plan.decode_repeats + 1 + deep + len(plan.memory_windows) + 1
