@@ -34,6 +34,8 @@ async function go() {
     if (link.getAttribute("href") === `#/${TAB[name] ?? name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  const tab = document.querySelector("nav a[aria-current]");
+  if (tab) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.offsetLeft - 40; // in sight where the tabs scroll
   let view = null;
   let wrong = "There is no such view";
   try {

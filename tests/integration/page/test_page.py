@@ -358,3 +358,124 @@ def test_a_probe_is_started_followed_and_read(
     assert page.query_selector("article.report table")
     page.click("nav >> text=Probes")
     page.wait_for_selector("main[data-view=probes] table .pill.good")
+
+
+def test_each_planted_fault_is_seen_before_the_next_thing_ends(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant], open_window: Callable[..., Window]
+) -> None:
+    """A loop and a stall before their own stream ends; what its end shows, before the next answer ends. Times are printed."""
+    sim = make_sim(personas=[long_stalls(), "looper", "bad-tools", "short-window", "steady"], speed=1.0)
+    served = serving(sim.url, poll=0.2)
+    window = open_window(f"{served.console}/")
+    page = window.page
+    page.wait_for_selector("#link.on")
+    bash = {"name": "bash", "parameters": {"type": "object", "properties": {"command": {"type": "string"}}}}
+    tools = [{"type": "function", "function": bash}]
+    following = chat("steady", "what comes next") | {"options": {"num_predict": 300}}
+    planted: list[tuple[str, dict[str, Any], bool]] = [
+        ("loop.token", chat("looper", "go on") | {"options": {"num_predict": 900}}, True),
+        ("stall", chat("staller", "explain") | {"options": {"num_predict": 400}}, True),
+        ("tool.unknown", chat("bad-tools", "kind:unknown", tools=tools), False),
+        ("context.truncated", chat("short-window", "a long text without end " * 400) | {"options": {"num_predict": 30}}, False),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        for kind, body, live in planted:
+            asked = pool.submit(ask, served.proxy, "/api/chat", body)
+            if not live:
+                asked.result()
+                began = time.monotonic()
+                asked = pool.submit(ask, served.proxy, "/api/chat", following)
+            until(page, f"[...document.querySelectorAll('.a-found .pill')].some((p) => p.textContent === '{kind}')")
+            seen = time.monotonic()
+            assert not asked.done(), f"{kind} was told only when everything was over"
+            if live:
+                (found, *_) = served.ask(f"/api/v1/findings?kind={kind}")["items"]
+                x = served.ask(f"/api/v1/exchanges/{found['exchange_id']}")
+                print(f"{kind}: at {found['t_s']:.2f} s of a stream that {'still runs' if x['ending'] is None else 'has ended'}")
+            else:
+                print(f"{kind}: seen {1e3 * (seen - began):.0f} ms after the answer's end")
+            asked.result()
+    assert window.complaints() == []
+
+
+def test_two_runs_side_by_side(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant], open_window: Callable[..., Window], tmp_path: Path
+) -> None:
+    sim = make_sim(personas=["steady", "staller"], speed=20.0)
+    served = serving(sim.url)
+    window = open_window(f"{served.console}/#/compare")
+    page = window.page
+    page.wait_for_selector("text=A comparison needs two runs that are done")
+    start = """(model) => fetch("/api/v1/runs", {method: "POST", headers: {"content-type": "application/json"},
+      body: JSON.stringify({kind: "inspect", model, quick: true})}).then((r) => r.ok)"""
+    for model in ("steady", "staller"):
+        for _ in range(100):  # the jobs come up a moment after the console
+            if page.evaluate(start, model):
+                break
+            page.wait_for_timeout(100)
+    for _ in range(1200):
+        runs = served.ask("/api/v1/runs")["items"]
+        if len([r for r in runs if r["state"] == "done"]) == 2:
+            break
+        time.sleep(0.1)
+    b, a = (r["id"] for r in runs)  # newest first
+    page.evaluate("location.hash = '#/probes'")
+    page.click("text=compare two")
+    page.select_option("select[name=a]", a)
+    page.select_option("select[name=b]", b)
+    page.click("main form button")
+    page.wait_for_selector(".forests tbody tr")
+    assert page.evaluate("location.hash") == f"#/compare/{a}/{b}"
+    made = served.ask(f"/api/v1/compare?a={a}&b={b}")
+    assert page.inner_text(".verdict") == made["sentence"]
+    assert page.locator(".forests tbody tr").count() == len(made["metrics"]) > 1
+    assert [made["a"]["name"], made["b"]["name"]] == page.locator(".who").all_inner_texts()
+    drawn = page.locator(".forests svg[aria-label]")
+    assert drawn.count() == sum(m["difference"] is not None for m in made["metrics"])
+    with page.expect_download() as got:
+        page.click("text=Export JSON")
+    assert json.loads(Path(got.value.path()).read_text()) == made
+    page.click("text=swap")
+    until(page, f"location.hash === '#/compare/{b}/{a}'")
+    page.evaluate("location.hash = '#/compare/none/neither'")
+    page.wait_for_selector("[role=alert] >> text=There is no run")
+    assert [c for c in window.complaints() if "409" not in c] == []
+
+
+def test_the_models_tell_the_truth_per_tool_and_the_pointer_the_text(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant], open_window: Callable[..., Window]
+) -> None:
+    sim = make_sim(personas=["bad-tools", "tool-user", "steady"], speed=4.0)
+    served = serving(sim.url, poll=0.2, capture_content=True)
+    window = open_window(f"{served.console}/#/models")
+    page = window.page
+    page.wait_for_selector(".paste .lines pre")  # nothing yet: each empty list teaches
+    for view in ("exchanges", "sessions"):
+        page.evaluate(f"location.hash = '#/{view}'")
+        page.wait_for_selector(f"main[data-view={view}] .paste .lines pre")
+    bash = {"name": "bash", "parameters": {"type": "object", "properties": {"command": {"type": "string"}}}}
+    tools = [{"type": "function", "function": bash}]
+    ask(served.proxy, "/api/chat", chat("bad-tools", "kind:unknown", tools=tools))
+    ask(served.proxy, "/api/chat", chat("tool-user", "use it", tools=tools))
+    ask(served.proxy, "/api/chat", chat("steady", "say much", 60))
+    items = closed(served, 3)
+    calls = [(c["name"], x["model"].removesuffix(":latest"), c["valid"]) for x in items for c in x["tool_calls"]]
+    page.evaluate("location.hash = '#/models'")
+    page.wait_for_selector(".truths tbody tr")
+    rows = page.locator(".truths tbody tr").all_inner_texts()
+    assert len(rows) == len({(name, model) for name, model, _ in calls})
+    for name, model, valid in calls:
+        row = next(r for r in rows if r.split("\t")[:2] == [name, model])
+        assert valid is None or ("100 %" in row) is valid, row
+
+    talk = next(x for x in items if not x["tool_calls"])
+    page.evaluate(f"location.hash = '#/exchange/{talk['id']}'")
+    page.wait_for_selector("canvas.ticks")
+    page.focus("canvas.ticks")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    text = served.ask(f"/api/v1/exchanges/{talk['id']}")["captured_answer"]
+    near = page.inner_text(".readout").partition("near “")[2].rstrip("”")
+    assert near
+    assert near in " ".join(text.split())
+    assert window.complaints() == []

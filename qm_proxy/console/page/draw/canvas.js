@@ -19,7 +19,7 @@ function sizeOf(canvas) {
 export function fit(canvas) {
   const [width, height] = sizeOf(canvas);
   if (!width || !height) return null;
-  const ratio = window.devicePixelRatio || 1;
+  const ratio = (window.devicePixelRatio || 1) * (canvas.currentCSSZoom ?? 1);
   const w = Math.round(width * ratio);
   const hgt = Math.round(height * ratio);
   if (canvas.width !== w || canvas.height !== hgt) {

@@ -34,6 +34,7 @@ export function show(place, [a, b], query) {
           : h("p", null, "Choose two runs. The same kind of probe, the same seed and the same machine make numbers that stand on one ground.")));
         return;
       }
+      fill(body, h("p.quiet", { role: "status", "aria-busy": "true" }, "Comparing: resampling takes a second or two…"));
       const force = query.get("force") === "1";
       const made = await get(`compare?a=${encodeURIComponent(a)}&b=${encodeURIComponent(b)}${force ? "&force=1" : ""}`, { signal: abort.signal });
       render(made);

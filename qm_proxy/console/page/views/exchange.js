@@ -102,7 +102,7 @@ export function show(place, [id]) {
       const { rows, of } = waterfallRows(made);
       const stalls = made.filter((m) => m.stall).length;
       const words = `${of} chunks, ${stalls} ${stalls === 1 ? "stall" : "stalls"}${rows.length < of ? `; the chart shows the longest gaps, ${rows.length} of them` : ""}`;
-      const waterfall = chart("waterfall", rows, `Gap before each chunk over time: ${words}`, { fitTime: true });
+      const waterfall = chart("waterfall", rows, `Gap before each chunk over time: ${words}`, { fitTime: true, legend: false });
       const histogram = chart("gap_histogram", histogramRows(made), "How often each gap length occurred", { height: 110, legend: false });
       charts = [waterfall, histogram];
       exporter = waterfall;
