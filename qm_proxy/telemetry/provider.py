@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import queue
+import re
 import secrets
 import threading
 import time
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanContext
 
-__all__ = ["SIGNALS", "Export", "wanted"]
+__all__ = ["SIGNALS", "Export", "reason", "wanted"]
 
 QUEUE_RECORDS = 1024
 QUEUE_BYTES = 64 * 2**20  # of captured content in the queue: a receiver that is away must not cost memory
@@ -105,7 +106,7 @@ class Export:
         failing = [signal for signal in SIGNALS if self.troubles[signal] is not None]
         if not failing:
             return None
-        return f"{' and '.join(failing)} cannot be exported: {self.troubles[failing[0]]} What does not fit the queue is dropped."
+        return f"{' and '.join(failing)} cannot be exported: {self.troubles[failing[0]]}. What it does not take is dropped."
 
     def start(self) -> None:
         self._thread.start()
@@ -216,9 +217,22 @@ class _Said(logging.Handler):
         logger.handlers, logger.propagate = [self], False
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = record.getMessage()[:300]
+        said = record.getMessage()
         if self.last is None or "max retries" not in said:  # which gives up and does not say over what: the warnings before it do
             self.last = said
+
+
+def reason(said: str) -> str:
+    """An exporter's log line in a user's words: what the receiver answered, or why it could not be reached."""
+    if refused := re.search(r"code: (\d+), reason: (.*)", said):
+        return f"the receiver answers {refused[1]} {refused[2]}"
+    if unreachable := re.search(r"\[Errno -?\d+\] ([^'\")]+)", said):
+        return f"the receiver cannot be reached: {unreachable[1]}"
+    if transient := re.search(r"Transient error (.*) encountered", said):
+        return f"the receiver answers {transient[1]}"
+    if not said or "timeout" in said.lower() or "timed out" in said.lower():
+        return "the receiver does not answer in time"
+    return said
 
 
 class _Ids:
@@ -320,7 +334,7 @@ class _Sender:
             self._export.sent[signal] += n
             self._export.troubles[signal] = None
         else:
-            self._dropped(signal, n, self._said.last or "The receiver did not take it.")
+            self._dropped(signal, n, reason(self._said.last or ""))
 
     def _dropped(self, signal: str, n: int, why: str) -> None:
         self._export.drops[signal] += n

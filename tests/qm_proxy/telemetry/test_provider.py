@@ -20,7 +20,7 @@ from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Record
 from qm_proxy.telemetry.content import CAPTURE_VARIABLE, Redact
 from qm_proxy.telemetry.metrics import Metrics
-from qm_proxy.telemetry.provider import Export, wanted
+from qm_proxy.telemetry.provider import Export, reason, wanted
 
 from .test_metrics import record as plain_record
 
@@ -178,12 +178,12 @@ def test_metrics_carry_the_aggregate(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("mode", "why"),
     [
-        ("400", "code: 400"),
-        ("413", "code: 413"),
-        ("429", "Too Many Requests|timeout"),  # the second when the first pause would have been longer than what is left
-        ("503", "Service Unavailable|timeout"),
-        ("dead", "onnection|timeout"),
-        ("slow", "timed out|timeout"),
+        ("400", "answers 400 Bad Request"),
+        ("413", "answers 413"),
+        ("429", "Too Many Requests|in time"),  # the second when the first pause would have been longer than what is left
+        ("503", "Service Unavailable|in time"),
+        ("dead", "onnection|in time"),
+        ("slow", "in time|timed out"),
     ],
 )
 def test_a_bad_receiver_costs_only_telemetry(receiver: Receiver, mode: str, why: str) -> None:
@@ -201,7 +201,7 @@ def test_nobody_there_is_told_too(receiver: Receiver, monkeypatch: pytest.Monkey
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     export = sent([record()])
     assert export.drops["traces"] == 5
-    assert re.search("refused|timeout", str(export.trouble()))
+    assert re.search("Connection refused|in time", str(export.trouble()))
 
 
 def test_it_recovers(receiver: Receiver) -> None:
@@ -408,3 +408,28 @@ def test_nothing_is_wanted_without_an_endpoint(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert not wanted("traces")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "Failed to export spans batch code: 413, reason: Request Entity Too Large",
+            "the receiver answers 413 Request Entity Too Large",
+        ),
+        (
+            "Transient error HTTPConnectionPool(host='127.0.0.1', port=1): Max retries exceeded with url: /v1/traces (Caused by "
+            "NewConnectionError(\"HTTPConnection(host='127.0.0.1', port=1): Failed to establish a new connection: [Errno 111] "
+            'Connection refused")) encountered while exporting spans batch, retrying in 1.00s.',
+            "the receiver cannot be reached: Connection refused",
+        ),
+        (
+            "Transient error Too Many Requests encountered while exporting spans batch, retrying in 1.00s.",
+            "the receiver answers Too Many Requests",
+        ),
+        ("Failed to export spans batch due to timeout, max retries or shutdown.", "the receiver does not answer in time"),
+        ("Dropping span batch: too large", "Dropping span batch: too large"),
+    ],
+)
+def test_the_exporters_words_are_put_plainly(said: str, words: str) -> None:
+    assert reason(said) == words
