@@ -19,7 +19,7 @@ from qm_proxy.ids import unix_ms_of
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.store.merge import merge
 from qm_proxy.store.sqlite import Stored
-from qm_proxy.terminal import printable, seconds
+from qm_proxy.terminal import ending, printable, seconds
 from qm_proxy.waterfall import cut, draw, draw_session, many, short, wrapped
 
 __all__ = [
@@ -161,16 +161,37 @@ def follow(console: str, *, as_json: bool, token: str | None = None) -> None:
         raise QmError(f"The console at {console} answers {exc.code}.", remedy=remedy) from exc
     except (OSError, ValueError, http.client.HTTPException) as exc:
         raise QmError(f"No console answers at {console}: {exc}.", remedy="Start qm-proxy serve, or give its --console.") from exc
+    width = None if as_json else screen_width()
+    if width is not None:
+        print(_screen_line("UTC", "client", "model", "ttft", "tok/s", "tokens", "total", "", width), flush=True)
     try:
         with feed:
             for line in feed:
                 if line.startswith(b"data: "):
                     event = json.loads(line[6:])
-                    print(json.dumps(event) if as_json else printable(_event(event)), flush=True)
+                    print(json.dumps(event) if as_json else _told(event, width), flush=True)
     except BrokenPipeError:
         raise  # our own reader has left
     except (OSError, http.client.HTTPException) as exc:
         raise QmError(f"The console at {console} broke off: {exc!r}.", remedy="Is qm-proxy serve still running?") from exc
+
+
+def _told(event: Json, width: int | None) -> str:
+    """What happened, as one line; on a screen in columns, and what is longer wrapped."""
+    if width is None:
+        return printable(_event(event))
+    if "started_at" in event and "client" in event:
+        rate = "–" if event["tokens_per_s"] is None else f"{event['tokens_per_s']:.1f}"
+        model, clock = event["model"] or event["route"], _clock(event["started_at"])[11:]
+        tokens, how = _amount(event["output_tokens"]), ending(event["ending"])
+        times = seconds(event["ttft_s"]), seconds(event["total_s"])
+        return printable(_screen_line(clock, event["client"], model, times[0], rate, tokens, times[1], how, width))
+    return "\n".join(textwrap.wrap(printable(_event(event).strip()), width, initial_indent=" " * 9, subsequent_indent=" " * 11))
+
+
+def _screen_line(clock: str, client: str, model: str, ttft: str, rate: str, tokens: str, total: str, how: str, width: int) -> str:
+    room = max(8, min(28, width - 66))
+    return f"{clock:8} {client:<11.11} {cut(model, room):<{room}} {ttft:>7} {rate:>6} {tokens:>6} {total:>7}  {how}".rstrip()
 
 
 def _event(event: Json) -> str:

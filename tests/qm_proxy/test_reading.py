@@ -154,6 +154,22 @@ def test_tail_tells_answers_findings_and_what_it_missed(capsys: pytest.CaptureFi
     assert b"Authorization: Bearer secret" in asked[0]
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_tail_fits_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr("qm_proxy.reading.screen_width", lambda: width)
+    finding = {"severity": "suspect", "kind": "stall", "summary": "A gap of many words, " * 8}
+    closed = CLOSED | {"model": "hf.co/someone/a-model-with-a-very-long-name:Q4_K_M", "ending": "client_disconnect"}
+    with answering(FEED + _told("exchange.closed", closed) + _told("finding", finding)) as (url, _):
+        follow(url, as_json=False)
+    head, line, *rest = capsys.readouterr().out.splitlines()
+    assert head.split() == ["UTC", "client", "model", "ttft", "tok/s", "tokens", "total"]
+    assert line.endswith("client left")
+    assert "…" in line
+    assert line.index("200 ms") + len("200 ms") == head.index("ttft") + len("ttft")
+    assert " ".join(" ".join(rest).split()) == ("suspect stall: " + finding["summary"]).strip()
+    assert all(len(text) <= width for text in (head, line, *rest))
+
+
 def test_tail_as_json_is_a_document_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(FEED + _told("exchange.closed", CLOSED)) as (url, _):
         follow(url, as_json=True)
