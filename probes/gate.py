@@ -178,7 +178,9 @@ def _judge(rule: Rule, document: dict[str, Any], before: dict[str, Any] | None) 
     met, broken = (lo >= limit, hi < limit) if least else (hi <= limit, lo > limit)
     state = "pass" if met else "fail" if broken else "inconclusive"
     interval = f" [{lo:.4g}, {hi:.4g}]" if lo != hi else ""
-    words = f"{rule.metric} = {value:.4g}{interval}, wanted {sign} {limit:.4g}: {state}"
+    unit = f" {found['unit']}" if isinstance(found, dict) and found.get("unit") else ""
+    n = f" (n {found['n']})" if isinstance(found, dict) and found.get("n") else ""
+    words = f"{rule.metric} = {value:.4g}{interval}{unit}{n}, wanted {sign} {limit:.4g}{unit}"
     return Judged(metric=rule.metric, state=state, value=value, limit=f"{sign} {limit:.6g}", words=words)
 
 
