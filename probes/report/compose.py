@@ -89,7 +89,7 @@ def _setup(result: Result) -> Table:
         ("Kind", ", ".join(part for part in (target.family, target.parameter_size, target.quantization, target.runner) if part)),
         ("Ollama", target.ollama_version or "unknown"),
         ("Machine", machine),
-        ("Memory", memory),
+        ("Machine memory", memory),
         ("GPU", gpus),
         ("Advertised window", f"{target.advertised_context_tokens:,} tokens" if target.advertised_context_tokens else "unknown"),
         ("Options sent", options or "the server's defaults"),
