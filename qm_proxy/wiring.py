@@ -269,6 +269,7 @@ class Process:
         if self.export is not None:
             await asyncio.to_thread(self.export.close)
         if self.server is not None and serving is not None:
+            self.live.close()
             await self.server.stop(serving)
 
     def _control(self, control: socket.socket, lines: bytearray) -> None:

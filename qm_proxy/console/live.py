@@ -49,6 +49,7 @@ class Live:
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
         self._readers = 0  # who wait for it
+        self._over = False
 
     # --- as a sink ----------------------------------------------------------------------------------------------------
 
@@ -93,6 +94,11 @@ class Live:
         if self._readers:  # else nobody waits
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+
+    def close(self) -> None:
+        """Nothing more will be told: streams end behind the last event."""
+        self._over = True
+        self._changed.set()
 
     # --- for readers --------------------------------------------------------------------------------------------------
 
@@ -145,5 +151,7 @@ class Live:
                 block = b"".join(e.encode() for e in events if not wanted or e.name in wanted)
                 if block:
                     yield block
+            elif self._over:
+                return
             elif not await self.wait(seq, KEEP_ALIVE_S):
                 yield b": still here\n\n"

@@ -76,7 +76,11 @@ def test_a_looping_agent_is_one_finding_everywhere(make_sim: Callable[..., Any],
         "OTEL_LOGS_EXPORTER": "none",
     }
     serving = subprocess.Popen(
-        [sys.executable, "-m", "qm_proxy", "serve", *flags], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "qm_proxy", "serve", *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert serving.stdout is not None
@@ -86,6 +90,7 @@ def test_a_looping_agent_is_one_finding_everywhere(make_sim: Callable[..., Any],
             assert line, "it ended before it was ready"
             ready = READY.match(line.strip())
         console = ready["console"]
+        follower = urllib.request.urlopen(f"{console}/api/v1/events", timeout=60)  # somebody looks on till the end
         scene = next(scene for scene in faults(9) if scene.expects == KIND)
         asyncio.run(play(ready["proxy"], scene, "looping"))
         rows: list[dict[str, Any]] = []
@@ -99,7 +104,10 @@ def test_a_looping_agent_is_one_finding_everywhere(make_sim: Callable[..., Any],
                 session = ask(console, f"/api/v1/sessions/{rows[0]['session_id']}")
     finally:
         serving.terminate()
-        terminal = serving.communicate(timeout=60)[0]
+        terminal, errors = serving.communicate(timeout=60)
+    with follower:
+        assert b"event: exchange.closed" in follower.read()
+    assert errors == ""
     assert len({row["session_id"] for row in rows}) == 1
 
     told = [line for line in terminal.splitlines() if KIND in line]

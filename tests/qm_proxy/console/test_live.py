@@ -49,6 +49,20 @@ async def test_stream_frames_and_filters() -> None:
     await stream.aclose()  # type: ignore[attr-defined]
 
 
+async def test_at_the_end_a_stream_ends_behind_the_last_event() -> None:
+    live = Live()
+    stream = live._stream(0, set())
+    waiting = asyncio.ensure_future(_all(stream))
+    await asyncio.sleep(0)
+    live.publish("run", {"a": 1})
+    live.close()
+    assert await waiting == [b"retry: 1000\n\n", b'id: 1\nevent: run\ndata: {"a":1}\n\n']
+
+
+async def _all(stream: AsyncIterator[bytes]) -> list[bytes]:
+    return [block async for block in stream]
+
+
 async def test_a_reader_of_another_life_is_told_and_given_everything() -> None:
     live = Live()
     live.publish("run", {"a": 1})
