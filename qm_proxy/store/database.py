@@ -26,10 +26,20 @@ from qm_proxy import __version__
 from qm_proxy.errors import StoreError
 from qm_proxy.measure.wall_clock import iso
 from qm_proxy.store.functions import register
-from qm_proxy.store.migrations import APPLICATION_ID, migrate
+from qm_proxy.store.migrations import APPLICATION_ID, STEPS, migrate
 from qm_proxy.store.views import renew
 
-__all__ = ["Failure", "Place", "State", "failure_of", "in_memory", "open_for_reading", "open_for_writing", "secret_key"]
+__all__ = [
+    "Failure",
+    "Place",
+    "State",
+    "failure_of",
+    "in_memory",
+    "newer_step",
+    "open_for_reading",
+    "open_for_writing",
+    "secret_key",
+]
 
 Place: TypeAlias = Path | str
 """A file, or the name of a database in this process's memory (`in_memory`)."""
@@ -193,6 +203,15 @@ def open_for_reading(place: Place) -> sqlite3.Connection:
         raise StoreError(f"{place} is not a database of qm-proxy.", remedy="Name another file with --db.", path=str(place))
     register(connection)
     return connection
+
+
+def newer_step(connection: sqlite3.Connection) -> str | None:
+    """A step of its making that this version does not know: then a newer qm-proxy wrote it."""
+    try:
+        rows = connection.execute("select name from _sqlite_migrations where migration_set = 'qm_proxy'").fetchall()
+    except sqlite3.Error:
+        return None
+    return min({row[0] for row in rows} - {step.__name__ for step in STEPS}, default=None)
 
 
 def _at_rest(place: Place) -> bool:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from qm_proxy.errors import StoreError
-from qm_proxy.store.database import failure_of, open_for_reading, open_for_writing
+from qm_proxy.store.database import failure_of, newer_step, open_for_reading, open_for_writing
 from qm_proxy.store.migrations import STEPS, migrate
 
 __all__ = ["check", "merge"]
@@ -40,18 +40,18 @@ def check(source: Path) -> None:
     """Raises `StoreError` when this cannot be merged: missing, another program's, of a newer version, damaged."""
     connection = open_for_reading(source)
     try:
-        rows = connection.execute("select name from _sqlite_migrations where migration_set = 'qm_proxy'").fetchall()
+        newer = newer_step(connection)
         connection.execute("select count(*) from machines").fetchone()
     except sqlite3.Error as exc:
         failure = failure_of(exc)
         raise StoreError(f"{source} cannot be read: {failure.message}", remedy=failure.remedy) from exc
     finally:
         connection.close()
-    if unknown := sorted({row[0] for row in rows} - {step.__name__ for step in STEPS}):
+    if newer is not None:
         raise StoreError(
-            f"{source} was written by a newer qm-proxy: it has the step {unknown[0]!r}, which this version does not know.",
+            f"{source} was written by a newer qm-proxy: it has the step {newer!r}, which this version does not know.",
             remedy="Upgrade qm-proxy here.",
-            steps=unknown,
+            step=newer,
         )
 
 

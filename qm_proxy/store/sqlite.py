@@ -23,7 +23,7 @@ from qm_proxy.errors import StoreError
 from qm_proxy.ids import unix_ms_of
 from qm_proxy.measure.series import coalesced, unpack, written
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
-from qm_proxy.store.database import Place, failure_of, open_for_reading
+from qm_proxy.store.database import Place, failure_of, newer_step, open_for_reading
 from qm_proxy.store.queries import MAX_LIMIT, Json
 from qm_proxy.store.retention import floor_id, sizes
 from qm_proxy.store.shapes import (
@@ -347,9 +347,13 @@ class Stored:
         try:
             yield connection
         except sqlite3.Error as exc:
+            newer = None
             if connection is not None:
+                newer = newer_step(connection)
                 connection.close()
                 connection = None
+            if newer is not None:
+                raise self._too_new(newer) from exc
             failure = failure_of(exc)
             raise StoreError(failure.message, remedy=failure.remedy, path=str(self.place)) from exc
         finally:
@@ -388,9 +392,19 @@ class Stored:
             raise
         made = "select count(*) from sqlite_master where name in ('exchanges', 'sessions_last', 'slowest_exchanges')"
         if connection.execute(made).fetchone()[0] < 3:
+            newer = newer_step(connection)
             connection.close()
+            if newer is not None:
+                raise self._too_new(newer)
             return None
         return connection
+
+    def _too_new(self, step: str) -> StoreError:
+        return StoreError(
+            f"{self.place} was written by a newer qm-proxy (step {step!r}), and this one cannot read it.",
+            remedy="Upgrade qm-proxy, or name another file with --db.",
+            path=str(self.place),
+        )
 
     def close(self) -> None:
         """Close what is not in use. Another question opens anew."""

@@ -390,3 +390,28 @@ def test_what_is_no_number_in_json_is_null(path: Path, records: Any, writing: Ca
     assert (item["ttft_s"], item["tokens_per_s"]) == (None, None)
     assert stored.findings()["items"][0]["evidence"] == {"gap_s": None, "deep": [{"x": None}, 1.5]}
     stored.close()
+
+
+@pytest.mark.parametrize("change", ["alter table exchanges rename column model to asked_model", "drop view slowest_exchanges"])
+def test_a_newer_versions_database_that_cannot_be_read_is_told_apart(path: Path, records: Any, change: str) -> None:
+    """What can be read of it is; what cannot is no empty answer and no riddle."""
+    writer = Writer(path)
+    writer.start()
+    writer.closed(records.record())
+    assert writer.stop()
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "insert into _sqlite_migrations (migration_set, name, applied_at) values ('qm_proxy', 'from_2030', '2030')"
+    )
+    connection.commit()
+    assert len(Stored(path).exchanges()["items"]) == 1
+    for (view,) in (
+        connection.execute("select name from sqlite_master where type = 'view'").fetchall() if "alter" in change else []
+    ):
+        connection.execute(f"drop view {view}")
+        connection.execute(f"create view {view} as select 1")
+    connection.execute(change)
+    connection.commit()
+    connection.close()
+    with pytest.raises(StoreError, match=r"newer qm-proxy.*Upgrade"):
+        Stored(path).exchanges()
