@@ -75,3 +75,32 @@ def test_no_serious_fault_on_any_view(
         found[view] = faults(page, axe)
     told = [f"{view}: {fault}" for view, some in found.items() for fault in some]
     assert not told, "\n".join(told)
+
+
+def test_no_serious_fault_where_runs_are_shown(
+    axe: str, make_sim: Callable[..., Any], serving: Callable[..., Servant], open_window: Callable[..., Window]
+) -> None:
+    """The list of runs, one with its report, and two side by side: in both themes."""
+    sim = make_sim(personas=["steady", "staller"], speed=20.0)
+    served = serving(sim.url)
+    window = open_window(f"{served.console}/#/probes")
+    page = window.page
+    page.wait_for_selector("#link.on")
+    start = """(model) => fetch("/api/v1/runs", {method: "POST", headers: {"content-type": "application/json"},
+      body: JSON.stringify({kind: "inspect", model, quick: true})}).then((r) => r.ok)"""
+    for model in ("steady", "staller"):
+        for _ in range(100):  # the jobs come up a moment after the console
+            if page.evaluate(start, model):
+                break
+            page.wait_for_timeout(100)
+    until(page, "document.querySelectorAll('main table .pill.good').length === 2")
+    b, a = (run["id"] for run in served.ask("/api/v1/runs")["items"])
+    told = []
+    for theme in ("light", "dark"):
+        for view in ("probes", f"run/{a}", f"compare/{a}/{b}"):
+            page.evaluate(f"location.hash = '#/{view}'")
+            page.wait_for_selector(f"main[data-view={view.split('/')[0]}] .panel")
+            until(page, "!document.querySelector('[aria-busy=true]') && !document.querySelector('.vega:empty')")
+            told += [f"{theme} {view}: {fault}" for fault in faults(page, axe)]
+        page.click("#theme")
+    assert not told, "\n".join(told)
