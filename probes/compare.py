@@ -304,7 +304,9 @@ def _judge(metric: Metric) -> None:
     tail = ""
     if metric.verdict == "no difference detected":
         could = f"could have seen ≥ {metric.could_have_seen:.0%}" if metric.could_have_seen is not None else "too few to see any"
-        tail = f": no difference detected; {could}"
+        apart = accuracy and lo is not None and hi is not None and (lo > 0 or hi < 0)
+        why = " (the interval stands alone; Holm's correction for all that was tested does not bear it)" if apart else ""
+        tail = f": no difference detected{why}; {could}"
     elif metric.verdict == "same":
         tail = f": the same within ± {SAME_WITHIN:.0%}"
     else:
