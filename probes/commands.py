@@ -122,6 +122,10 @@ class Session:
         self.survey = yield from survey(self.options.model, self.options.upstream)
         self.warnings += self.survey.warnings
         self.warnings += _against(self.host)
+        if not self.options.dry_run:
+            begun = self.document(None)
+            begun.run.state, begun.run.reason = "interrupted", "it is running, or it was killed"
+            self.save(begun)  # so that what a kill or a power cut leaves can be resumed
         return self.survey
 
     def plan_inspect(self, found: Survey) -> Plan:

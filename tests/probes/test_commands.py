@@ -112,6 +112,32 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(tmp_path: Path, ki
     assert third.run.replayed == 0
 
 
+def test_a_killed_run_is_resumed_from_what_lies_there(tmp_path: Path) -> None:
+    """No handler runs at a kill: the rows, and the note that a run began, must do."""
+
+    def model() -> FakeModel:
+        return FakeModel(accuracy=lambda n: 1.0 if n < 1200 else 0.0)
+
+    whole = run("audit", options(out=tmp_path / "whole"), model())
+    alive, asked = model(), [0]
+
+    async def dies(ask: Ask) -> Answer:
+        asked[0] += 1
+        if asked[0] > 40:
+            raise RuntimeError("killed")
+        return await alive.ask(ask)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run("audit", options(out=tmp_path / "cut"), ask=dies)
+    left = Result.from_json((tmp_path / "cut" / "result.json").read_text())
+    assert (left.run.state, left.run.reason) == ("interrupted", "it is running, or it was killed")
+    resumed = run("audit", options(out=tmp_path / "cut"), model())
+    assert (resumed.run.id, resumed.run.replayed) == (left.run.id, 40)
+    assert resumed.audit is not None
+    assert whole.audit is not None
+    assert [rung.classes for rung in resumed.audit.rungs] == [rung.classes for rung in whole.audit.rungs]
+
+
 def test_another_seed_or_model_does_not_resume(tmp_path: Path) -> None:
     opts = options(out=tmp_path)
     session = Session("audit", opts, FakeModel().ask)
