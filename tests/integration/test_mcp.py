@@ -277,5 +277,26 @@ async def test_a_restart_marks_a_run_failed_and_the_same_run_goes_on(
         while again["state"] in ("queued", "running"):
             again = structured(await client.call_tool("get_run", {"run_id": again["run_id"], "wait_s": 20}))
         assert again["state"] == "done"
+        await _until(lambda: served.ask(f"/api/v1/runs/{again['run_id']}")["result"] is not None)  # the store is a moment behind
         whole = served.ask(f"/api/v1/runs/{again['run_id']}")["result"]
         assert whole["run"]["replayed"] > 0, "what was measured before the restart was not asked again"
+
+
+async def test_without_sessions_a_client_lives_through_a_restart(
+    make_sim: Callable[..., Any], serving: Callable[..., Servant]
+) -> None:
+    """`mcp_stateless`: the older era without a session that a new observer would not know."""
+    served = serving(make_sim(personas=["steady"], speed=20.0).url, mcp_stateless=True)
+    async with Client(f"{served.console}/mcp", mode="legacy") as client:
+        before = structured(await client.call_tool("get_status", {}))["data"]["observer"]["pid"]
+        os.kill(before, signal.SIGKILL)
+
+        def back() -> bool:
+            try:
+                return bool(served.ask("/api/v1/status")["observer"]["pid"] != before)
+            except QmError:
+                return False
+
+        await _until(back)
+        assert structured(await client.call_tool("get_status", {}))["data"]["observer"]["pid"] != before
+        assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS

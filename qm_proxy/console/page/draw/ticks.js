@@ -115,8 +115,8 @@ export function tickStrip(exchange, made) {
     draw();
   }
 
-  function nearest(px) {
-    const t = timeAt(px / canvas.clientWidth);
+  function nearest(part) {
+    const t = timeAt(part);
     let low = 0;
     let high = made.length - 1;
     while (low < high) {
@@ -131,7 +131,10 @@ export function tickStrip(exchange, made) {
     return low;
   }
 
-  canvas.addEventListener("pointermove", (e) => walk(nearest(e.offsetX)));
+  canvas.addEventListener("pointermove", (e) => {
+    const box = canvas.getBoundingClientRect(); // offsetX is in other pixels than the width where the page is zoomed
+    walk(nearest((e.clientX - box.left) / box.width));
+  });
   canvas.addEventListener("pointerleave", () => {
     at = -1;
     readout.classList.remove("red");

@@ -16,11 +16,15 @@ async function specOf(name) {
   return structuredClone(await specs.get(name));
 }
 
+/** Vega knows no CSS zoom: on a wall the page is zoomed, its charts are not, and are drawn larger instead. */
+const wall = matchMedia("(min-width: 3000px)");
+const larger = () => (wall.matches ? 1.5 : 1);
+
 function look(legend) {
   const css = getComputedStyle(document.documentElement);
   const of = (name) => css.getPropertyValue(`--${name}`).trim();
   const font = "system-ui, sans-serif";
-  const words = { labelColor: of("muted"), titleColor: of("muted"), labelFont: font, titleFont: font, titleFontWeight: 500, labelFontSize: 11, titleFontSize: 11 };
+  const words = { labelColor: of("muted"), titleColor: of("muted"), labelFont: font, titleFont: font, titleFontWeight: 500, labelFontSize: 11 * larger(), titleFontSize: 11 * larger() };
   return {
     background: of("panel"), font,
     axis: { ...words, gridColor: of("line"), domainColor: of("line"), tickColor: of("line") },
@@ -45,7 +49,7 @@ export function chart(name, rows, label, { height = 180, fitTime = false, legend
       if (closed) return;
       spec.data = { name: "rows", values: rows };
       spec.width = "container";
-      spec.height = height;
+      spec.height = height * larger();
       spec.autosize = { type: "fit-x", contains: "padding" };
       if (fitTime) spec.encoding.x = { ...spec.encoding.x, scale: { zero: false, nice: false } };
       recolour(spec);
@@ -66,8 +70,9 @@ export function chart(name, rows, label, { height = 180, fitTime = false, legend
     if (value == null || value === "") return;
     tip.textContent = typeof value === "object" ? Object.entries(value).map(([k, v]) => `${k}: ${v}`).join("\n") : String(value);
     const box = figure.getBoundingClientRect();
-    tip.style.left = `${Math.min(event.clientX - box.left + 12, box.width - 150)}px`;
-    tip.style.top = `${event.clientY - box.top + 12}px`;
+    const zoom = figure.currentCSSZoom ?? 1;
+    tip.style.left = `${Math.min(event.clientX - box.left + 12, box.width - 150 * zoom) / zoom}px`;
+    tip.style.top = `${(event.clientY - box.top + 12) / zoom}px`;
   }
 
   async function png() {
