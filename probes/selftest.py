@@ -146,7 +146,8 @@ def _stalls(found: InspectorSection, sim: SimulatedOllama) -> tuple[tuple[int, i
     streams = [request for request in sim.truth.requests if len(request.planned_ns) >= 100][-len(_STREAMS) :]
     spikes: dict[str, list[int]] = {}
     for item in found.spikes.items if found.spikes else []:
-        spikes.setdefault(item.request, []).append(item.chunk)
+        if item.counted:  # what is set aside as our own pause is claimed of nobody
+            spikes.setdefault(item.request, []).append(item.chunk)
     planted = seen = false = 0
     for name, request in zip(_STREAMS, streams, strict=True):
         hits = spikes.get(name, [])
