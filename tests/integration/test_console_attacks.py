@@ -152,7 +152,7 @@ def test_two_names_are_refused(served: Servant) -> None:
 
 def test_no_upgrade(served: Servant) -> None:
     """Neither websockets nor HTTP/2 in clear: each is a way past the header checks elsewhere."""
-    key = {"Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec_WebSocket_Version": "13"}
+    key: dict[str, Any] = {"Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec_WebSocket_Version": "13"}
     for route in ("/", "/mcp", "/api/v1/events", "/ws", "/api/v1/status"):
         answer = ask(served, route, Connection="Upgrade", Upgrade="websocket", **key, Origin="https://evil.example")
         assert answer.status in (400, 403), (route, answer.head)

@@ -204,7 +204,7 @@ async def test_an_agent_alone_learns_everything(make_sim: Callable[..., Any], se
             part = structured(await call("get_run", run_id=run["run_id"], report_at=at))["result"]
             read += part["report"]
             at = part["report_next"]
-        whole = (await client.read_resource(run["report_uri"])).contents[0].text  # type: ignore[union-attr]
+        whole = (await client.read_resource(run["report_uri"])).contents[0].text
         assert read == whole
         assert "Audit" in read
         states = {r["id"]: r["state"] for r in structured(await call("list_runs"))["items"]}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import pytest
 
-from probes import comparing
 from probes.compare import compare
 from probes.comparing import compared
 from qm_proxy.errors import QmError
@@ -50,6 +50,6 @@ async def test_refusals(a: Any, b: Any, says: str) -> None:
 
 
 async def test_a_process_that_says_nothing_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing.sys, "executable", "true")
+    monkeypatch.setattr(sys, "executable", "true")
     with pytest.raises(QmError, match="without an answer"):
         await compared({"result": {"x": 1}}, {"result": {"x": 1}}, names=("a", "b"))

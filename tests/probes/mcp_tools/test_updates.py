@@ -137,7 +137,12 @@ async def test_a_session_that_ends_takes_its_subscriptions_along(rig: Rig) -> No
 async def test_without_subscribers_the_feed_is_not_read(rig: Rig) -> None:
     asked: list[int] = []
     waiting = rig.feed.wait
-    rig.feed.wait = lambda seq, s: (asked.append(seq), waiting(seq, s))[1]
+
+    def wait(seq: int, patience_s: float) -> Any:
+        asked.append(seq)
+        return waiting(seq, patience_s)
+
+    rig.feed.wait = wait
     rig.live.publish("run", {"id": "a", "state": "running"})
     for _ in range(20):
         await asyncio.sleep(0)
