@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from qm_proxy.errors import SettingsError
 from qm_proxy.relay.addresses import Upstream, bind, name_of
 from qm_proxy.relay.dial import Target
+from qm_proxy.relay.loop import RelayLoop
 from qm_proxy.relay.serve import Relay, Reply, plain_reply
 
 __all__ = ["Config", "new_loop", "run"]
@@ -37,7 +38,7 @@ class Config:
     control_fd: int | None = None
     guard: bool = False
     reply: str | None = None  # "module:function" of a Reply; None: `plain_reply`
-    loop: str | None = None  # "uvloop" or "asyncio"; None: uvloop where it is installed
+    loop: str | None = None  # "own" (loop.py says why) or "asyncio"; None: its own
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -99,18 +100,11 @@ async def _live(
 
 
 def new_loop(name: str | None) -> asyncio.AbstractEventLoop:
-    """uvloop where it is installed and not told otherwise."""
+    """The relay's own if not told otherwise. Raises SettingsError for a name that is neither."""
+    if name in (None, "own"):
+        return RelayLoop()
     if name != "asyncio":
-        try:
-            uvloop = importlib.import_module("uvloop")
-        except ImportError:
-            if name == "uvloop":
-                raise SettingsError(
-                    "uvloop was asked for and is not installed.", remedy="Install it, or leave the choice open."
-                ) from None
-        else:
-            made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-            return made
+        raise SettingsError(f"The relay has no loop called {name!r}.", remedy='Take "own" or "asyncio".')
     return asyncio.new_event_loop()
 
 

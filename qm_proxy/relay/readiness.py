@@ -42,10 +42,11 @@ class Readiness:
         self._queue = _Queue()
         self._watchers: dict[int, Watcher] = {}
         self._later: list[Callable[[], None]] = []
+        self.guests = 0  # of the watched, those that belong to the loop itself; not counted
         self.failures = 0  # exceptions out of watchers
 
     def __len__(self) -> int:
-        return len(self._watchers)
+        return len(self._watchers) - self.guests
 
     def fileno(self) -> int:
         return self._queue.fileno()
@@ -71,10 +72,11 @@ class Readiness:
         used again within one batch would get the old socket's events."""
         self._later.append(call)
 
-    def run(self) -> None:
-        """Tell everybody what is ready now. Called by the loop when `fileno()` is readable."""
+    def run(self, patience_s: float | None = 0) -> None:
+        """Tell everybody what is ready now; wait for that so long (None: for ever). A loop that watches `fileno()` calls it
+        without waiting."""
         watchers = self._watchers
-        for fd, events in self._queue.poll():
+        for fd, events in self._queue.poll(patience_s):
             watcher = watchers.get(fd)
             if watcher is not None:
                 try:
@@ -117,8 +119,8 @@ if sys.platform == "linux":
         def remove(self, fd: int) -> None:
             self._epoll.unregister(fd)
 
-        def poll(self) -> list[tuple[int, int]]:
-            return self._epoll.poll(0, 256)
+        def poll(self, patience_s: float | None) -> list[tuple[int, int]]:
+            return self._epoll.poll(patience_s, 256)
 
 else:
 
@@ -153,9 +155,9 @@ else:
             self._known.discard(fd)
             self._writes.discard(fd)  # the kernel forgets a descriptor's filters when it is closed
 
-        def poll(self) -> list[tuple[int, int]]:
+        def poll(self, patience_s: float | None) -> list[tuple[int, int]]:
             found = []
-            for entry in self._kqueue.control(None, 256, 0):
+            for entry in self._kqueue.control(None, 256, patience_s):
                 events = READ if entry.filter == select.KQ_FILTER_READ else WRITE
                 if entry.flags & (select.KQ_EV_EOF | select.KQ_EV_ERROR):
                     events |= GONE

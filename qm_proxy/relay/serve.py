@@ -19,6 +19,7 @@ from qm_proxy.relay.control import Control
 from qm_proxy.relay.dial import Dial, Target
 from qm_proxy.relay.farewell import Refusal
 from qm_proxy.relay.guard import GuardedSplice, Orders
+from qm_proxy.relay.loop import RelayLoop
 from qm_proxy.relay.pipe import Kind
 from qm_proxy.relay.readiness import GONE, READ, Readiness
 from qm_proxy.relay.splice import Shared, Splice, close
@@ -64,7 +65,9 @@ class Relay:
         self._loop = loop
         self._target = target
         self._reply = reply
-        self._readiness = Readiness()
+        own = loop.readiness if isinstance(loop, RelayLoop) else None
+        self._readiness = Readiness() if own is None else own
+        self._nested = own is None  # the queue is one of the loop's descriptors
         self._tap = Tap(loop, pipe, relay)
         self.shared = Shared(loop, self._readiness, self._tap, self._last_gone)
         self._pipe = pipe
@@ -82,7 +85,8 @@ class Relay:
         self._reply_failures = 0
         self._stats_due_ns = 0
         self._stats_timer: asyncio.TimerHandle | None = None
-        loop.add_reader(self._readiness.fileno(), self._readiness.run)
+        if self._nested:
+            loop.add_reader(self._readiness.fileno(), self._readiness.run)
         self._arm_stats()
 
     def report(self) -> None:
@@ -155,8 +159,9 @@ class Relay:
         if self._orders is not None and self._pipe is not None:
             self._readiness.forget(self._pipe.fileno())
         self._tap.close()
-        self._loop.remove_reader(self._readiness.fileno())
-        self._readiness.close()
+        if self._nested:
+            self._loop.remove_reader(self._readiness.fileno())
+            self._readiness.close()
 
     def _last_gone(self) -> None:
         if not self._accepting:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.transparency.rig import Address, RelayProcess, Wire, as_upstream, connect, listen
 
-LOOPS = ["uvloop", "asyncio"]
+LOOPS = ["own", "asyncio"]
 
 
 class Lab:

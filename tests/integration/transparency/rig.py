@@ -297,7 +297,7 @@ class RelayProcess:
         self,
         upstream: Upstream,
         *,
-        loop: str = "uvloop",
+        loop: str = "own",
         listen: list[str] | None = None,
         listeners: list[socket.socket] | None = None,
         guard: bool = False,

@@ -73,7 +73,7 @@ class Bench:
             sock.close()
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
+@pytest.fixture(params=["own", "asyncio"])
 def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
     made = new_loop(request.param)
     yield made
