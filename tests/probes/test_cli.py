@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_there_is_and_the_next_call_goes_on(tmp_path: Path) ->
 
     first, second = with_sim(work, decode={"token_ms": 5})
     assert first.code == 130, first.err
-    assert "This run is interrupted" in first.out
+    assert "This run was interrupted" in first.out
     document = json.loads(second.out)
     assert second.code == 0
     assert document["run"]["replayed"] >= 10
