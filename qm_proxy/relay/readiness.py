@@ -8,8 +8,8 @@ Why not the loop's own transports and readers:
   Here a socket stays in the queue until it is closed, and death is always reported (level-triggered while it is read,
   edge-triggered, so once, while it is not).
 
-The loop (uvloop or asyncio) watches the queue's own descriptor and calls `Readiness.run`. On Linux the queue is epoll, on
-macOS and the BSDs kqueue.
+`RelayLoop` sleeps in this queue; any other asyncio loop watches its descriptor and calls `Readiness.run`. On Linux it is
+epoll, on macOS and the BSDs kqueue.
 """
 
 from __future__ import annotations

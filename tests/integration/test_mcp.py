@@ -144,6 +144,19 @@ def _asked(url: str, text: str, tokens: int) -> None:
         got.read()
 
 
+async def _killed(served: Servant, observer: int) -> None:
+    """Kill the observer and wait for the next one."""
+    os.kill(observer, signal.SIGKILL)
+
+    def back() -> bool:
+        try:
+            return bool(served.ask("/api/v1/status")["observer"]["pid"] != observer)
+        except QmError:
+            return False
+
+    await _until(back)
+
+
 async def _until(true: Callable[[], bool]) -> None:
     """Polls what another process does."""
     with anyio.fail_after(60):
@@ -259,15 +272,7 @@ async def test_a_restart_marks_a_run_failed_and_the_same_run_goes_on(
         # stored, so that the next one knows of it
         await _until(lambda: served.ask(f"/api/v1/runs/{run['run_id']}")["state"] == "running")
     before = served.ask("/api/v1/status")["observer"]["pid"]
-    os.kill(before, signal.SIGKILL)
-
-    def back() -> bool:
-        try:
-            return bool(served.ask("/api/v1/status")["observer"]["pid"] != before)
-        except QmError:
-            return False
-
-    await _until(back)
+    await _killed(served, before)
     async with Client(f"{served.console}/mcp") as client:
         found = structured(await client.call_tool("get_run", {"run_id": run["run_id"], "wait_s": 0}))
         assert found["state"] == "failed"
@@ -289,14 +294,6 @@ async def test_without_sessions_a_client_lives_through_a_restart(
     served = serving(make_sim(personas=["steady"], speed=20.0).url, mcp_stateless=True)
     async with Client(f"{served.console}/mcp", mode="legacy") as client:
         before = structured(await client.call_tool("get_status", {}))["data"]["observer"]["pid"]
-        os.kill(before, signal.SIGKILL)
-
-        def back() -> bool:
-            try:
-                return bool(served.ask("/api/v1/status")["observer"]["pid"] != before)
-            except QmError:
-                return False
-
-        await _until(back)
+        await _killed(served, before)
         assert structured(await client.call_tool("get_status", {}))["data"]["observer"]["pid"] != before
         assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS

@@ -115,3 +115,14 @@ def until(page: Any, expression: str, tell: str = "location.hash") -> None:
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"never true: {expression}; {page.evaluate(tell)!r}")
+
+
+def start_inspections(page: Any, *models: str) -> None:
+    """Start a quick inspection of each, as the page would."""
+    start = """(model) => fetch("/api/v1/runs", {method: "POST", headers: {"content-type": "application/json"},
+      body: JSON.stringify({kind: "inspect", model, quick: true})}).then((r) => r.ok)"""
+    for model in models:
+        for _ in range(100):  # the jobs come up a moment after the console
+            if page.evaluate(start, model):
+                break
+            page.wait_for_timeout(100)

@@ -13,7 +13,7 @@ import pytest
 
 from qm_proxy.servant import Servant
 
-from .conftest import Window, ask, chat, until
+from .conftest import Window, ask, chat, start_inspections, until
 
 
 @pytest.fixture(scope="session")
@@ -86,13 +86,7 @@ def test_no_serious_fault_where_runs_are_shown(
     window = open_window(f"{served.console}/#/probes")
     page = window.page
     page.wait_for_selector("#link.on")
-    start = """(model) => fetch("/api/v1/runs", {method: "POST", headers: {"content-type": "application/json"},
-      body: JSON.stringify({kind: "inspect", model, quick: true})}).then((r) => r.ok)"""
-    for model in ("steady", "staller"):
-        for _ in range(100):  # the jobs come up a moment after the console
-            if page.evaluate(start, model):
-                break
-            page.wait_for_timeout(100)
+    start_inspections(page, "steady", "staller")
     until(page, "document.querySelectorAll('main table .pill.good').length === 2")
     b, a = (run["id"] for run in served.ask("/api/v1/runs")["items"])
     told = []

@@ -17,7 +17,7 @@ import pytest
 from probes.sim.personas import Persona, builtin
 from qm_proxy.servant import Servant
 
-from .conftest import Window, ask, chat, until
+from .conftest import Window, ask, chat, start_inspections, until
 
 CHAT = "/v1/chat/completions"
 VIEWS = ["now", "exchanges", "sessions", "models", "probes", "health", "connect"]
@@ -406,13 +406,7 @@ def test_two_runs_side_by_side(
     window = open_window(f"{served.console}/#/compare")
     page = window.page
     page.wait_for_selector("text=A comparison needs two runs that are done")
-    start = """(model) => fetch("/api/v1/runs", {method: "POST", headers: {"content-type": "application/json"},
-      body: JSON.stringify({kind: "inspect", model, quick: true})}).then((r) => r.ok)"""
-    for model in ("steady", "staller"):
-        for _ in range(100):  # the jobs come up a moment after the console
-            if page.evaluate(start, model):
-                break
-            page.wait_for_timeout(100)
+    start_inspections(page, "steady", "staller")
     for _ in range(1200):
         runs = served.ask("/api/v1/runs")["items"]
         if len([r for r in runs if r["state"] == "done"]) == 2:
