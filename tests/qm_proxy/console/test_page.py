@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import re
 from pathlib import Path
 
@@ -35,10 +37,12 @@ def client(tmp_path: Path) -> TestClient:
 @pytest.mark.parametrize("path", FILES, ids=_short)
 def test_every_file_is_served_as_it_is(client: TestClient, path: Path) -> None:
     name = _short(path)
-    answer = client.get("/" if name == "index.html" else f"/page/{name}")
+    document = name == "index.html"
+    answer = client.get("/" if document else f"/page/{name}")
     assert answer.status_code == 200
-    assert answer.content == path.read_bytes()
-    assert answer.headers["content-security-policy"] == page.CSP
+    if not document:  # the document carries others within it: the next test
+        assert answer.content == path.read_bytes()
+        assert answer.headers["content-security-policy"] == page.CSP
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-type"].split(";")[0] in (
         "text/html", "text/css", "text/javascript", "image/svg+xml",
@@ -50,6 +54,22 @@ def test_the_policy_allows_no_inline_and_no_eval() -> None:
     assert "unsafe" not in page.CSP
     assert "http" not in page.CSP
     assert "frame-ancestors 'none'" in page.CSP
+
+
+def test_the_first_paint_waits_for_the_document_alone(client: TestClient) -> None:
+    """Styles and the theme's script stand in it, allowed by their hashes and in no other way; what is deferred stays outside."""
+    answer = client.get("/")
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert '<link rel="stylesheet"' not in answer.text
+    within = {tag: re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL) for tag in ("style", "script")}
+    assert within["style"] == ["".join((_ROOT / "style" / f"{name}.css").read_text() for name in ("base", "parts", "views"))]
+    assert within["script"] == [(_ROOT / "theme.js").read_text()]
+    for tag, texts in within.items():
+        hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+        assert policy[f"{tag}-src"] == " ".join(("'self'", *(f"'sha256-{value}'" for value in hashes)))
+    assert answer.text.count("<script ") == 1
+    assert '<script type="module" src="/page/main.js">' in answer.text
 
 
 def test_compressed_and_not_sent_twice(client: TestClient) -> None:

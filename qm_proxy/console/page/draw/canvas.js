@@ -1,14 +1,19 @@
 // A canvas in device pixels, and the theme's colours for it: canvases cannot read CSS by themselves.
 
-const sizes = new WeakMap(); // canvas → [width, height]: asking the element itself would force a layout for each row and frame
+// canvas → [width, height, zoom]: asking the element itself, its zoom too, would force a layout for each row and frame
+const sizes = new WeakMap();
 const watch = new ResizeObserver((entries) => {
-  for (const { target, contentRect } of entries) sizes.set(target, [contentRect.width, contentRect.height]);
+  for (const { target, contentRect } of entries) sizes.set(target, [contentRect.width, contentRect.height, zoomOf(target)]);
 });
+
+function zoomOf(canvas) {
+  return canvas.currentCSSZoom ?? 1;
+}
 
 function sizeOf(canvas) {
   let size = sizes.get(canvas);
   if (!size) {
-    size = [canvas.clientWidth, canvas.clientHeight];
+    size = [canvas.clientWidth, canvas.clientHeight, zoomOf(canvas)];
     sizes.set(canvas, size);
     watch.observe(canvas);
   }
@@ -17,9 +22,9 @@ function sizeOf(canvas) {
 
 /** Fits the bitmap to its box; returns {context, width, height} in CSS pixels, or null while it has no size. */
 export function fit(canvas) {
-  const [width, height] = sizeOf(canvas);
+  const [width, height, zoom] = sizeOf(canvas);
   if (!width || !height) return null;
-  const ratio = (window.devicePixelRatio || 1) * (canvas.currentCSSZoom ?? 1);
+  const ratio = (window.devicePixelRatio || 1) * zoom;
   const w = Math.round(width * ratio);
   const hgt = Math.round(height * ratio);
   if (canvas.width !== w || canvas.height !== hgt) {

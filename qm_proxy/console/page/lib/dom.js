@@ -45,9 +45,33 @@ export function fill(element, ...children) {
   return element;
 }
 
-/** Set text only if it differs: an unchanged node costs no layout. */
+/** Set text only if it differs: an unchanged node costs no layout. The text node stays: a new one each time is garbage. */
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const node = element.firstChild;
+  if (node?.nodeType === Node.TEXT_NODE && node === element.lastChild) {
+    if (node.data !== text) node.data = text;
+  } else if (element.textContent !== text) element.textContent = text;
+}
+
+const PACE_MS = 50; // twenty frames a second: smooth, and the machine is left to the model
+
+/** Runs `work(now_ms)` in a coming frame, at most once each `PACE_MS`, however often `ask` is called; → {ask, stop}. */
+export function paced(work) {
+  let timer = 0;
+  let frame = 0;
+  let last = 0;
+  const run = (now) => { frame = 0; last = performance.now(); work(now); };
+  const wake = () => { timer = 0; frame = requestAnimationFrame(run); };
+  return {
+    ask() {
+      if (!timer && !frame) timer = setTimeout(wake, Math.max(0, last + PACE_MS - performance.now()));
+    },
+    stop() {
+      clearTimeout(timer);
+      cancelAnimationFrame(frame);
+      timer = frame = 0;
+    },
+  };
 }
 
 /** One child per item, keyed, moved and not rebuilt: make(item) → element, update(element, item). */

@@ -2,9 +2,10 @@
 //
 // - EventSource reconnects by itself and says the last event it saw, so that short breaks leave no hole; when the console
 //   says that events are gone (`missed`), or is another one, the lists are read again.
-// - Listeners run in requestAnimationFrame, once for however many events came in between.
+// - Listeners run in a frame, at most twenty times a second, once for however many events came in between.
 
 import { askForToken, get } from "./api.js";
+import { paced } from "./dom.js";
 
 const RECENT = 60;
 const FINDINGS = 60;
@@ -22,7 +23,6 @@ export const live = {
 
 const listeners = new Set();
 let changed = new Set();
-let frame = 0;
 
 /** listener(changed: Set of "flight", "recent", "findings", "link", "run", "reload"); returns its own removal. */
 export function listen(listener) {
@@ -30,14 +30,15 @@ export function listen(listener) {
   return () => listeners.delete(listener);
 }
 
+const telling = paced(() => {
+  const told = changed;
+  changed = new Set();
+  for (const listener of [...listeners]) listener(told);
+});
+
 function tell(...kinds) {
   for (const kind of kinds) changed.add(kind);
-  frame ||= requestAnimationFrame(() => {
-    const told = changed;
-    changed = new Set();
-    frame = 0;
-    for (const listener of [...listeners]) listener(told);
-  });
+  telling.ask();
 }
 
 // --- the events -----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import { histogramRows, marks, waterfallRows } from "../draw/gaps.js";
 import { tickStrip } from "../draw/ticks.js";
 import { chart } from "../draw/vega.js";
 import { findingsOf, get } from "../lib/api.js";
-import { fill, h, panel, say, table } from "../lib/dom.js";
+import { fill, h, paced, panel, say, table } from "../lib/dom.js";
 import { bytes, clock, count, modelName, NONE, rate, seconds, share } from "../lib/format.js";
 import { elapsed, listen, live } from "../lib/live.js";
 import { download, endingPill, failed, figure, findingItem, findingPills, phaseBar, pill } from "../lib/parts.js";
@@ -13,7 +13,6 @@ import { download, endingPill, failed, figure, findingItem, findingPills, phaseB
 export function show(place, [id]) {
   const abort = new AbortController();
   const closing = [];
-  let frame = 0;
   let charts = [];
 
   async function load() {
@@ -54,7 +53,7 @@ export function show(place, [id]) {
       numbers.append(made);
       return made.lastElementChild;
     });
-    const step = () => {
+    const steps = paced(() => {
       const one = live.inFlight.get(id);
       if (one) {
         say(phase, one.phase);
@@ -64,17 +63,17 @@ export function show(place, [id]) {
         say(since, `${elapsed(one).toFixed(1)} s`);
         drawStrip(canvas, one);
       }
-      frame = requestAnimationFrame(step);
-    };
-    frame = requestAnimationFrame(step);
+      steps.ask();
+    });
+    steps.ask();
     const stop = listen((changed) => {
       if ((changed.has("recent") || changed.has("reload")) && !live.inFlight.has(id) && live.loaded) {
         stop();
-        cancelAnimationFrame(frame);
+        steps.stop();
         load();
       }
     });
-    closing.push(stop, () => cancelAnimationFrame(frame));
+    closing.push(stop, steps.stop);
   }
 
   // --- when it has ended ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 // Now: what is in flight with its tokens ticking, what is loaded, what was found last, what ended last.
 
 import { drawStrip } from "../draw/strip.js";
-import { arrows, fill, h, keyed, panel, say } from "../lib/dom.js";
+import { arrows, fill, h, keyed, paced, panel, say } from "../lib/dom.js";
 import { bytes, clock, count, modelName, NONE, quantile, rate, seconds, share } from "../lib/format.js";
 import { get } from "../lib/api.js";
 import { elapsed, listen, live } from "../lib/live.js";
@@ -12,7 +12,6 @@ const STREAMS = 24; // rows drawn; more are counted
 const CLOSED = 25;
 const FOUND = 12;
 const STATUS_MS = 2000;
-const FRAME_MS = 45; // the feed tells five times a second; twenty frames make it smooth and leave the machine to the model
 
 const TILES = [ // name, what it means, whether it is of the last exchanges
   ["in flight", "Requests without an end yet"],
@@ -67,7 +66,7 @@ export function show(place) {
   function streamNumbers(row, one) {
     const p = row.parts;
     say(p.phase, one.phase);
-    p.phase.dataset.phase = one.phase;
+    if (p.phase.dataset.phase !== one.phase) p.phase.dataset.phase = one.phase;
     say(p.n, count(one.shown ?? one.chunks));
     say(p.r, rate(one.tokens_per_s));
     say(p.f, seconds(one.ttft_s));
@@ -77,26 +76,21 @@ export function show(place) {
 
   // --- each frame while something streams: count up to what is known over the fifth of a second until the next report ----------
 
-  let frame = 0;
-  let last = 0;
+  const ticking = paced(tick);
   let rowIds = null;
 
-  function tick(now) {
-    frame = 0;
-    if (now - last >= FRAME_MS) {
-      last = now;
-      for (const one of live.inFlight.values()) {
-        const behind = one.chunks - (one.shown ?? 0);
-        one.shown = behind > 400 ? one.chunks : (one.shown ?? 0) + Math.ceil(behind / 5);
-      }
-      for (const row of streams.children) {
-        const one = live.inFlight.get(row.dataset.key);
-        if (!one) continue;
-        streamNumbers(row, one);
-        drawStrip(row.parts.canvas, one);
-      }
+  function tick() {
+    for (const one of live.inFlight.values()) {
+      const behind = one.chunks - (one.shown ?? 0);
+      one.shown = behind > 400 ? one.chunks : (one.shown ?? 0) + Math.ceil(behind / 5);
     }
-    if (live.inFlight.size) frame = requestAnimationFrame(tick);
+    for (const row of streams.children) {
+      const one = live.inFlight.get(row.dataset.key);
+      if (!one) continue;
+      streamNumbers(row, one);
+      drawStrip(row.parts.canvas, one);
+    }
+    if (live.inFlight.size) ticking.ask();
   }
 
   function renderFlight() {
@@ -109,7 +103,7 @@ export function show(place) {
     }
     const rest = all.length - STREAMS;
     say(more, rest > 0 ? `and ${rest} more` : all.length ? "" : "Nothing is in flight. A request appears here while its answer streams.");
-    if (live.inFlight.size) frame ||= requestAnimationFrame(tick);
+    if (live.inFlight.size) ticking.ask();
   }
 
   function renderTiles() {
@@ -192,6 +186,6 @@ export function show(place) {
   return {
     title: live.inFlight.size ? `${live.inFlight.size} in flight` : "Now",
     theme: () => { for (const row of streams.children) { const one = live.inFlight.get(row.dataset.key); if (one) drawStrip(row.parts.canvas, one); } },
-    close: () => { stop(); clearInterval(timer); cancelAnimationFrame(frame); },
+    close: () => { stop(); clearInterval(timer); ticking.stop(); },
   };
 }
