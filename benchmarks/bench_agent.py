@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from probes.agent.chance import FLOOR_RUNS, blind_run, chance_floor
-from probes.agent.compat import CompatTally, compat_rows, compat_runs
+from probes.agent.compat import CompatTally, compat_runs
 from probes.agent.dialogue import Conduct, window_bound
 from probes.agent.generator import GENERATOR_VERSION, generate
 from probes.agent.instance import Instance
 from probes.agent.live import live_alarm
 from probes.agent.loops import LoopWatch
 from probes.agent.oracle import NUMBER, Oracle, play
+from probes.agent.origin import compat_rows
 from probes.agent.plan import plan_for
 from probes.agent.report import Seen, report_agent
 from probes.agent.run import play_run

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from probes.agent import Seen as Played
-from probes.agent import compat_rows
+from probes.agent import compat_kept, compat_rows
 from probes.agent import cost as agent_cost
 from probes.agent import plan_for as agent_plan
 from probes.agent import report_agent as play
@@ -454,6 +454,7 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
             ours = parts.agent.tiers if parts.agent is not None else []
             result.compat.agent, values = compat_rows(parts.played.compat, session.host, ours)
             result.compat.values |= values
+            compat_kept(result.compat, parts.played.compat)
     result.joint = joint_verdict(result)
 
 

@@ -13,11 +13,13 @@ The JSON Schema is generated from here (`probes/result.schema.json`); a test hol
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "FAILURE_CLASSES",
+    "ORIGIN_LABELS",
     "AgentSection",
     "AuditSection",
     "Ceilings",
@@ -26,6 +28,7 @@ __all__ = [
     "CompatSection",
     "DecodeCell",
     "DecodeSection",
+    "FailureClass",
     "FamilyScore",
     "Gaps",
     "Host",
@@ -454,6 +457,36 @@ class AuditSection(Section):
 # --- agent ----------------------------------------------------------------------------------------------------------
 
 
+FailureClass = Literal[
+    "Infra",
+    "ContextOverflow",
+    "Timeout",
+    "TrapTriggered",
+    "CollateralDamage",
+    "HallucinatedCompletion",
+    "GaveUp",
+    "Stalled",
+    "Malformed",
+    "HallucinatedTool",
+    "SchemaViolation",
+    "InfiniteLoop",
+    "DecoyDrift",
+    "BudgetExhausted",
+]
+FAILURE_CLASSES: Final[tuple[FailureClass, ...]] = get_args(FailureClass)
+"""The order in which a run is judged: the first that fits names it."""
+
+ORIGIN_LABELS: Final[dict[str, str]] = {
+    "InfiniteLoop": "InfiniteLoop",
+    "DecoyDrift": "InfiniteLoop",
+    "BudgetExhausted": "InfiniteLoop",
+    "HallucinatedCompletion": "Hallucinated",
+    "HallucinatedTool": "Hallucinated",
+    "Stalled": "Hallucinated (in part)",
+}
+"""For readers of the seed's two labels: which of ours fall under them, roughly. Its InfiniteLoop includes a spent budget."""
+
+
 class Tier(Section):
     """One difficulty tier. `status` "not tested" carries no number."""
 
@@ -536,6 +569,9 @@ class CompatSection(Section):
     audit: list[CompatRow] = Field(default_factory=list)
     agent: list[CompatRow] = Field(default_factory=list)
     values: dict[str, float] = Field(default_factory=dict)  # machine-readable, by stable name
+    runs: list[dict[str, Any]] = Field(default_factory=list)  # every run of its sampling: {run, tier, outcome, why, turns, …}
+    conduct: dict[str, Any] = Field(default_factory=dict)  # how they were made, so that any can be walked again
+    replays: list[dict[str, Any]] = Field(default_factory=list)  # step by step: the first of each outcome of a tier
 
 
 class Result(Model):

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from probes.agent import find_run, sections, walk
+from probes.agent import compat_key, find_run, sections, walk, walk_compat
 from probes.ask import Answer, Ask
-from probes.report.agent import spoken_run
-from probes.report.replays import page
-from probes.result import AgentSection, Result
+from probes.report.replays import page, spoken_run
+from probes.result import Result
 from probes.rows import Rows
 from qm_proxy.errors import SettingsError
 
@@ -36,47 +35,64 @@ def read(source: Path) -> tuple[Result, Callable[[Ask], Answer | None] | None]:
 
 
 def walk_one(source: Path, name: str) -> dict[str, Any]:
-    """One run's replay. Raises SettingsError for a run that does not exist or cannot be walked."""
+    """One run's replay, of ours or of the origin's sampling. Raises SettingsError for one that does not exist or be walked."""
     result, recall = read(source)
-    agent = _agent(result, source)
-    return walk(agent, result.target.name, find_run(agent, name), recall)
+    _check(result, source)
+    if result.compat is not None and (key := compat_key(result.compat, name)) is not None:
+        return walk_compat(result.compat, result.target.name, key, recall)
+    if result.agent is None or name.startswith("compat/"):
+        raise SettingsError(f"There is no run {name!r} in this report.", remedy=f"qm-proxy replay {source} lists them.")
+    return walk(result.agent, result.target.name, find_run(result.agent, name), recall)
 
 
 def walk_all(source: Path) -> tuple[Result, list[dict[str, Any]]]:
-    """Every run's replay, in the order they were made; those kept in the result where no answers were recorded."""
+    """Every run's replay, ours and then the origin's; those kept in the result where no answers were recorded."""
     result, recall = read(source)
-    agent = _agent(result, source)
+    _check(result, source)
+    model, agent, compat = result.target.name, result.agent, result.compat
+    parts = sections(agent) if agent is not None else []
     if recall is None:
-        return result, [shown for section in sections(agent) for shown in section.replays]
-    return result, [
-        walk(agent, result.target.name, str(run["run"]), recall) for section in sections(agent) for run in section.runs
-    ]
+        kept = [shown for section in parts for shown in section.replays]
+        return result, kept + (compat.replays if compat is not None else [])
+    walked = [walk(agent, model, str(run["run"]), recall) for section in parts for run in section.runs if agent is not None]
+    if compat is not None:
+        walked += [walk_compat(compat, model, str(run["run"]), recall) for run in compat.runs]
+    return result, walked
 
 
 def listing(source: Path) -> list[str]:
     """A line for each run: its name, how it ended, and where progress stopped."""
     result, recall = read(source)
-    agent = _agent(result, source)
+    _check(result, source)
     lines = []
-    for section in sections(agent):
+    for section in sections(result.agent) if result.agent is not None else []:
         kept = {shown["run"] for shown in section.replays}
         for run in section.runs:
             outcome = str(run["outcome"]) + (f"/{run['sub']}" if run.get("sub") else "")
-            mark = " " if recall is not None or run["run"] in kept else "-"
-            why = f"  {run['why'][:60]}" if run.get("why") else ""
-            lines.append(
-                f"{mark}{spoken_run(run['run']):12} {outcome:36} {run['steps']:3} steps (oracle {run['oracle_steps']:2}), "
-                f"progress {run['progress']:4.0%}{why}"
-            )
+            lines.append(_listed(run, outcome, f"{run['steps']:3} steps", recall is not None or run["run"] in kept))
+    if (compat := result.compat) is not None and compat.runs:
+        lines += ["", "By the origin's sampling (--compat quantamind): fixed tasks, a step is a model turn, no done"]
+        kept = {shown["run"] for shown in compat.replays}
+        for run in compat.runs:
+            copy = f" (as {run['same_as']})" if run.get("same_as") else ""
+            lines.append(_listed(run, run["outcome"] + copy, f"{run['turns']:3} turns", recall is not None or run["run"] in kept))
     if recall is None:
         lines.append("- : its answers were not recorded (no --out), so it cannot be walked")
     return lines
 
 
+def _listed(run: dict[str, Any], outcome: str, length: str, can_be_walked: bool) -> str:
+    why = f"  {run['why'][:60]}" if run.get("why") else ""
+    return (
+        f"{' ' if can_be_walked else '-'}{spoken_run(run['run']):16} {outcome:36} {length} (oracle {run['oracle_steps']:2}), "
+        f"progress {run['progress']:4.0%}{why}"
+    )
+
+
 def save_replays(folder: Path) -> Path | None:
     """Write replays.html with every run; `None` where there is none."""
     result, recall = read(folder)
-    if result.agent is None or not result.agent.runs or recall is None:
+    if not _holds_runs(result) or recall is None:
         return None
     _, items = walk_all(folder)
     path = folder / "replays.html"
@@ -84,7 +100,11 @@ def save_replays(folder: Path) -> Path | None:
     return path
 
 
-def _agent(result: Result, source: Path) -> AgentSection:
-    if result.agent is None or not any(section.runs for section in sections(result.agent)):
+def _holds_runs(result: Result) -> bool:
+    ours = result.agent is not None and any(section.runs for section in sections(result.agent))
+    return ours or (result.compat is not None and bool(result.compat.runs))
+
+
+def _check(result: Result, source: Path) -> None:
+    if not _holds_runs(result):
         raise SettingsError(f"{source} holds no run of an agent.", remedy="Make one with: qm-proxy agent MODEL --out FOLDER")
-    return result.agent

@@ -6,8 +6,9 @@ the origin's view.
 
 from __future__ import annotations
 
-from probes.agent.compat import compat_rows
+from probes.agent.compat_replay import compat_kept, compat_key, walk_compat
 from probes.agent.generator import GENERATOR_VERSION, generate
+from probes.agent.origin import compat_rows
 from probes.agent.plan import Cost, Plan, cost, plan_for
 from probes.agent.replay import replay, terminal
 from probes.agent.report import Seen, conclude, report_agent
@@ -18,6 +19,8 @@ __all__ = [
     "Cost",
     "Plan",
     "Seen",
+    "compat_kept",
+    "compat_key",
     "compat_rows",
     "conclude",
     "cost",
@@ -29,4 +32,5 @@ __all__ = [
     "sections",
     "terminal",
     "walk",
+    "walk_compat",
 ]

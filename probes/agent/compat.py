@@ -8,9 +8,7 @@ The tasks are our own and can be solved. Repeats of a fixed task at temperature 
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, Literal
@@ -19,16 +17,27 @@ from probes.agent.dialogue import Conduct, request_body, result_messages, spoken
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
 from probes.agent.loops import canonical
-from probes.agent.reading import Move, read_turn
+from probes.agent.oracle import Call
+from probes.agent.reading import EXCERPT, Move, Reading, read_turn
+from probes.agent.run import facts_in, known_at_first
 from probes.agent.tiers import tier_named
 from probes.agent.tools import TRAPS, problem_with
+from probes.agent.trace import StepKind, StepSeen, TurnSeen
 from probes.agent.world import World
 from probes.ask import Answer, Ask, Note, Step
-from probes.result import CompatRow, Host
-from probes.result import Tier as TierSection
-from probes.stats.repeats import per_instance
 
-__all__ = ["RUNS", "TURNS_MOST", "CompatRun", "CompatTally", "Task", "compat_rows", "compat_runs", "play_compat", "tasks"]
+__all__ = [
+    "RUNS",
+    "TURNS",
+    "TURNS_MOST",
+    "CompatRun",
+    "CompatTally",
+    "K",
+    "Task",
+    "compat_runs",
+    "play_compat",
+    "tasks",
+]
 
 Label = Literal[
     "InfiniteLoop",
@@ -41,16 +50,16 @@ Label = Literal[
     "TurnTimeout",
 ]
 
-_K: Final = {"easy": 5, "hard": 16}
-_TURNS: Final = {"easy": 8, "hard": 32}
+K: Final = {"easy": 5, "hard": 16}
+TURNS: Final = {"easy": 8, "hard": 32}
+"""Model turns after which a run is ended and called InfiniteLoop."""
 _TASKS: Final = {"easy": 5, "hard": 4}
 _FIRST: Final = 300  # seed of the first fixed task
-_BAR: Final = 0.80
 _MAX_RECOVERY: Final = 2
 _STALL: Final = 2  # identical turns after the first
 _TURN_LIMIT_S: Final = 180.0
-RUNS: Final = sum(_K[tier] * _TASKS[tier] for tier in _K)
-TURNS_MOST: Final = sum(_K[tier] * _TASKS[tier] * _TURNS[tier] for tier in _K)
+RUNS: Final = sum(K[tier] * _TASKS[tier] for tier in K)
+TURNS_MOST: Final = sum(K[tier] * _TASKS[tier] * TURNS[tier] for tier in K)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,16 @@ class Task:
     tier: str
     instance: Instance
     goal: tuple[tuple[str, str | None], ...]  # (state key, value or None for "present"); () = the instance's own goal
+    asks: Call | None = None  # the one call that is all it asks for; None: what the oracle reads in its text
 
     def reached(self, world: World) -> bool:
         if not self.goal:
             return world.goal_reached()
         return all(world.state.get(key) == value if value is not None else key in world.state for key, value in self.goal)
+
+    def left(self, world: World) -> int:
+        """Calls to the goal for a player who knows everything; there is no `done` to call."""
+        return world.distance() - 1 if not self.goal else 0 if self.reached(world) else 1
 
 
 @cache
@@ -92,7 +106,8 @@ def _easy(index: int) -> Task:
         return Task(f"easy-{index}", "easy", _without_done(instance, text), ((f"change:{goal.path}", goal.change_id),))
     other = next(file for file in instance.files.values() if file.path != goal.path and file.service)
     text = f"Run the tests of service {other.service} ({other.path}) once. Change no file."
-    return Task(f"easy-{index}", "easy", _without_done(instance, text), ((f"tests:{other.service}", None),))
+    asked = Call("run_tests", {"service": str(other.service)})
+    return Task(f"easy-{index}", "easy", _without_done(instance, text), ((f"tests:{other.service}", None),), asked)
 
 
 def _without_done(instance: Instance, text: str) -> Instance:
@@ -115,11 +130,21 @@ class CompatRun:
     skipped: bool = False
     trace: tuple[str, ...] = ()  # the calls, canonical: equal traces are copies
     output_tokens: int = 0
+    why: str = ""  # it did not pass, in words
+    steps: list[StepSeen] = field(default_factory=list, repr=False)  # one a call, or a turn without one
+    said: list[TurnSeen] = field(default_factory=list, repr=False)
+    evidence: tuple[int, ...] = ()  # the steps that show why
+
+    @property
+    def key(self) -> str:
+        """Names it: `compat/hard-2/7` is the eighth run of the third fixed task of Hard."""
+        return f"compat/{self.task}/{self.repeat}"
 
 
 @dataclass(slots=True)
 class CompatTally:
     runs: list[CompatRun] = field(default_factory=list)
+    conduct: Conduct | None = None  # how they are made
 
     def of(self, tier: str) -> list[CompatRun]:
         return [run for run in self.runs if run.tier == tier and not run.skipped]
@@ -129,64 +154,111 @@ def compat_runs(tally: CompatTally, conduct: Conduct, tiers: Iterable[str]) -> G
     """All runs of the tiers that the origin's sampling knows, task by task."""
     for tier in tiers:
         for task in tasks(tier):
-            for repeat in range(_K[tier]):
+            for repeat in range(K[tier]):
                 run = yield from play_compat(task, conduct, repeat)
                 tally.runs.append(run)
                 what = "pass" if run.passed else str(run.label)
-                yield Note(f"compat {task.id}: run {repeat + 1} of {_K[tier]}: {what}", len(tally.runs), RUNS)
+                yield Note(f"compat {task.id}: run {repeat + 1} of {K[tier]}: {what}", len(tally.runs), RUNS)
 
 
 def play_compat(task: Task, conduct: Conduct, repeat: int) -> Generator[Ask, Answer, CompatRun]:
     """One run. `options.seed` is the repeat's number: nothing to a greedy model, everything to a sampled or simulated one."""
-    instance, world = task.instance, World(task.instance)
-    body = request_body(instance, conduct, horizon=_TURNS[task.tier])
+    instance, world, cap = task.instance, World(task.instance), TURNS[task.tier]
+    native = conduct.path == "native"
+    body = request_body(instance, conduct, horizon=cap)
     body["options"]["seed"] = repeat
     messages: list[dict[str, Any]] = body["messages"]
-    trace: list[str] = []
-    tokens = errors = stalled = 0
+    record = _Record(task, world)
+    run = CompatRun(task.id, task.tier, repeat, False, None, 0, steps=record.steps, said=record.turns)
+    errors = stalled = 0
     last: list[str] | None = None
     distance = world.distance(retries=False)
 
-    def ended(label: Label | None, turn: int, tokens: int, *, skipped: bool = False) -> CompatRun:
-        passed = label is None and not skipped
-        return CompatRun(task.id, task.tier, repeat, passed, label, turn, skipped, tuple(trace), tokens)
+    def ended(label: Label | None, why: str = "", steps: Iterable[StepSeen] | None = None, *, skipped: bool = False) -> CompatRun:
+        run.passed, run.label, run.skipped, run.why = label is None and not skipped, label, skipped, why
+        run.trace = tuple(record.trace)
+        run.evidence = () if run.passed else tuple(step.n for step in (record.steps[-1:] if steps is None else steps))
+        return run
 
-    for turn in range(1, _TURNS[task.tier] + 1):
+    for turn in range(1, cap + 1):
         sent = {**body, "messages": list(messages)}
-        answer = yield Ask(f"compat/{task.id}/{repeat}/{turn}", "/api/chat", sent, limit_s=_TURN_LIMIT_S)
-        tokens += answer.output_tokens or 0
+        answer = yield Ask(f"{run.key}/{turn}", "/api/chat", sent, limit_s=_TURN_LIMIT_S)
+        run.turns, run.output_tokens = turn, run.output_tokens + (answer.output_tokens or 0)
 
-        reading = read_turn(answer, native=conduct.path == "native", offered=instance.tools)
+        reading = read_turn(answer, native=native, offered=instance.tools)
+        record.turn(answer, reading)
         if reading.sort in ("infra", "overflow"):
-            return ended(None, turn, tokens, skipped=True)
+            return ended(None, f"the server failed, so it does not count: {reading.detail}", (), skipped=True)
         if reading.sort == "timeout":
-            return ended("TurnTimeout", turn, tokens)
+            return ended("TurnTimeout", f"turn {turn} took longer than {_TURN_LIMIT_S:.0f} s", ())
         if reading.sort != "calls":
-            trace.append(reading.text[:200])
+            record.without_call(reading)
             foreign, broken = reading.sub == "ForeignDialect", reading.sort == "malformed"
-            return ended(_without_call(reading.text, foreign=foreign, broken=broken), turn, tokens)
-        if any(_forbidden(move) for move in reading.moves):
-            return ended("ForbiddenCall", turn, tokens)
+            label = _without_call(reading.text, foreign=foreign, broken=broken)
+            return ended(label, f"turn {turn} made no call that can be read, and the goal was not reached")
+        if (forbidden := next((move for move in reading.moves if _forbidden(move)), None)) is not None:
+            record.step("trap", forbidden, "(not carried out: a forbidden call ends the run)")
+            return ended("ForbiddenCall", f"forbidden call: {forbidden.name}")
         answers: list[str] = []
         for move in reading.moves:
-            trace.append(canonical(move.name, move.arguments or {}))
             seen = world.act(move.name, move.arguments if move.arguments is not None else {"": move.raw})
+            record.step(seen.kind, move, seen.text)
             answers.append(seen.text)
             errors += seen.kind in ("no_tool", "schema")
             if errors > _MAX_RECOVERY:
-                return ended("MalformedSchema", turn, tokens)
+                wrong = [step for step in record.steps if step.kind in ("no_tool", "schema")]
+                return ended("MalformedSchema", f"{errors} calls that no offered tool takes", wrong)
             if task.reached(world):
-                return ended(None, turn, tokens)
+                return ended(None)
         calls = [canonical(move.name, move.arguments or {}) for move in reading.moves]
         progress = world.distance(retries=False) < distance  # their checkpoints: a retried fault reaches none
         distance = world.distance(retries=False)
         stalled = stalled + 1 if calls == last and not progress else 0
         last = calls
         if stalled >= _STALL:
-            return ended("InfiniteLoop", turn, tokens)
-        messages.append(spoken_message(reading, reading.moves, native=conduct.path == "native"))
-        messages += result_messages(reading.moves, answers, native=conduct.path == "native")
-    return ended("InfiniteLoop", _TURNS[task.tier], tokens)
+            same = [step for step in record.steps if step.turn >= turn - _STALL]
+            return ended("InfiniteLoop", f"turns {turn - _STALL} to {turn} are identical and brought the goal no nearer", same)
+        messages.append(spoken_message(reading, reading.moves, native=native))
+        messages += result_messages(reading.moves, answers, native=native)
+    return ended("InfiniteLoop", f"{cap} turns, its cap, without the goal: that is InfiniteLoop too")
+
+
+class _Record:
+    """A run's steps and turns as they happen."""
+
+    def __init__(self, task: Task, world: World) -> None:
+        self.steps: list[StepSeen] = []
+        self.turns: list[TurnSeen] = []
+        self.trace: list[str] = []
+        self._task, self._world, self._key = task, world, world.key
+        self._known = known_at_first(task.instance)
+
+    def turn(self, answer: Answer, reading: Reading) -> None:
+        counted = answer.input_tokens, answer.output_tokens, answer.total_s, bool(answer.thinking)
+        self.turns.append(TurnSeen(len(self.turns) + 1, answer.key, reading.text[:EXCERPT], len(reading.moves), *counted))
+
+    def step(self, kind: StepKind, move: Move, text: str) -> None:
+        """`move` was made, and the world is as it left it."""
+        arguments = move.arguments or {}
+        self.trace += [canonical(move.name, arguments)] if kind != "trap" else []
+        learned = [fact for fact in facts_in(text) if fact not in self._known and fact not in arguments.values()]
+        self._known.update(learned)
+        self._add(kind, move.name, arguments, text, tuple(dict.fromkeys(learned)), move.raw if move.arguments is None else "")
+
+    def without_call(self, reading: Reading) -> None:
+        self.trace.append(reading.text[:200])
+        kind: StepKind = "malformed" if reading.sort == "malformed" else "no_call"
+        self._add(kind, "", {}, "(a turn without a call ends the run)", (), reading.detail or reading.text[:EXCERPT])
+
+    def _add(
+        self, kind: StepKind, name: str, arguments: dict[str, object], text: str, learned: tuple[str, ...], detail: str
+    ) -> None:
+        changed, self._key = self._world.key != self._key, self._world.key
+        left = self._task.left(self._world)
+        step = StepSeen(
+            len(self.steps) + 1, len(self.turns), kind, name, arguments, text, changed, learned, left, detail[:EXCERPT]
+        )
+        self.steps.append(step)
 
 
 def _forbidden(move: Move) -> bool:
@@ -198,131 +270,3 @@ def _without_call(text: str, *, foreign: bool, broken: bool) -> Label:
     if not any(map(str.isalnum, text)):
         return "EmptyOutput"
     return "ForeignDialect" if foreign else "MalformedJson" if broken else "Hallucinated"
-
-
-# --- their numbers ------------------------------------------------------------------------------------------------------
-
-_ORDER: Final = ("easy", "medium", "hard", "extreme")
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """A tier by the origin's aggregation."""
-
-    name: str
-    k: int
-    tasks: int
-    strict: int  # tasks of which all k runs passed
-    mean_turns: float  # of the tasks' means
-    distinct: int  # different transcripts among the runs
-    runs: int
-    failures: dict[str, int]
-
-    @property
-    def rate(self) -> float:
-        return self.strict / self.tasks
-
-    @property
-    def status(self) -> str:
-        return "CLEAR" if self.rate >= _BAR else "SATURATED" if self.strict else "FAIL"
-
-
-def aggregate(tally: CompatTally, name: str) -> Tier | None:
-    """`None` for a tier that was not run."""
-    runs = tally.of(name)
-    by_task = _by_task(tally, name)
-    if not by_task:
-        return None
-    k = _K[name]
-    strict = sum(len(found) >= k and all(run.passed for run in found) for found in by_task.values())
-    means = [math.fsum(run.turns for run in found) / len(found) for found in by_task.values()]
-    distinct = sum(len({run.trace for run in found}) for found in by_task.values())
-    failures = Counter(str(run.label) for run in runs if run.label is not None)
-    return Tier(name, k, len(by_task), strict, math.fsum(means) / len(means), distinct, len(runs), dict(failures.most_common()))
-
-
-def _by_task(tally: CompatTally, name: str) -> dict[str, list[CompatRun]]:
-    found: dict[str, list[CompatRun]] = {}
-    for run in tally.of(name):
-        found.setdefault(run.task, []).append(run)
-    return found
-
-
-def headline(tiers: Sequence[Tier]) -> tuple[str, str]:
-    """Their verdict and its sentence: contiguous clears among the tiers that were run."""
-    cleared: list[Tier] = []
-    for tier in tiers:
-        if tier.status != "CLEAR":
-            break
-        cleared.append(tier)
-    if not tiers:
-        return "NOT READY", "no tier was run"
-    if not cleared:
-        return "NOT READY", f"does not clear {tiers[0].name.capitalize()}, the easiest tier run"
-    if len(cleared) == len(tiers):
-        return "READY", f"clears every tier run, through {cleared[-1].name.capitalize()}"
-    off = tiers[len(cleared)]
-    return "CONDITIONAL", f"clears through {cleared[-1].name.capitalize()}; falls off at {off.name.capitalize()}"
-
-
-def ram_class(host: Host) -> tuple[str, str] | None:
-    """Their class of a machine, by RAM alone, and the tier they recommend for it."""
-    if host.memory_bytes is None:
-        return None
-    gib = round(host.memory_bytes / 1024**3)
-    for most, name, tier in ((15, "Constrained", "MEDIUM"), (32, "Mainstream", "MEDIUM"), (96, "Workstation", "HARD")):
-        if gib <= most:
-            return name, tier
-    return "Frontier", "EXTREME"
-
-
-def compat_rows(tally: CompatTally, host: Host, ours: Sequence[TierSection] = ()) -> tuple[list[CompatRow], dict[str, float]]:
-    """The rows of the compat section and their values by stable name; our own tiers' reading stands beside each."""
-    rows: list[CompatRow] = []
-    values: dict[str, float] = {}
-    ran = [tier for name in _ORDER if (tier := aggregate(tally, name)) is not None]
-    mine = {section.tier: section for section in ours}
-    for name in _ORDER:
-        tier = next((tier for tier in ran if tier.name == name), None)
-        beside = _ours(mine.get(name))
-        if tier is None:
-            rows.append(CompatRow(name=f"{name.capitalize()} tier", theirs="NOT TESTED", ours=beside))
-            continue
-        copies = tier.runs - tier.distinct
-        note = f"{tier.strict} of {tier.tasks} tasks passed {tier.k} of {tier.k}"
-        if copies:
-            note += f"; {copies} of {tier.runs} runs are copies of another run of the same task: {tier.distinct} observations"
-        theirs = f"{100 * tier.rate:.0f} % (Pass^{tier.k}), {tier.mean_turns:.1f} steps, {tier.status}"
-        rows.append(CompatRow(name=f"{name.capitalize()} tier", theirs=theirs, ours=beside, note=note))
-        values |= {f"{name}_rate": tier.rate, f"{name}_k": tier.k, f"{name}_steps": tier.mean_turns, f"{name}_runs": tier.runs}
-        values[f"{name}_distinct"] = tier.distinct
-        counts = [(sum(r.passed for r in runs), len(runs)) for runs in _by_task(tally, name).values()]
-        if (estimate := per_instance(counts, tier.k)) is not None:
-            values[f"{name}_pass_hat_k"] = estimate
-    hardest = ran[-1] if ran else None
-    if hardest is not None and (total := sum(hardest.failures.values())):
-        parts = []
-        for label, count in hardest.failures.items():
-            parts.append(f"{label} {100 * count / total:.0f} % ({count})")
-            values[f"{hardest.name}_{label}"] = count
-        section = mine.get(hardest.name)
-        beside = (
-            ", ".join(f"{label} {count}" for label, count in section.failures.items()) if section and section.failures else None
-        )
-        note = "InfiniteLoop here includes a spent turn budget, Hallucinated any turn without a call before the goal"
-        rows.append(CompatRow(name="Failure taxonomy", theirs=f"{', '.join(parts)} of {total}", ours=beside, note=note))
-        values[f"{hardest.name}_failures"] = total
-    word, sentence = headline(ran)
-    rows.append(CompatRow(name="Verdict", theirs=f"{word}: {sentence}"))
-    hardware = ram_class(host)
-    if hardware is not None:
-        rows.append(CompatRow(name="Hardware", theirs=f"{hardware[0]}, HW recommends {hardware[1]}", note="by RAM alone"))
-    return rows, values
-
-
-def _ours(section: TierSection | None) -> str | None:
-    if section is None or section.status == "NOT TESTED":
-        return None
-    steps = f", {section.steps.value:.1f} steps" if section.steps is not None else ""
-    least = f", per run at least {section.per_run_at_least:.2f}" if section.per_run_at_least is not None else ""
-    return f"{section.status}: {section.passed} of {section.n} fresh instances{steps}{least}"

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from textwrap import wrap
 from typing import Any, Final
 
-from probes.agent.oracle import Oracle
+from probes.agent.oracle import Call, Oracle
 from probes.agent.taxonomy import Outcome, judge
-from probes.agent.trace import Played, StepSeen
+from probes.agent.trace import Played, StepSeen, TurnSeen
 
-__all__ = ["replay", "stopped_at", "terminal"]
+__all__ = ["replay", "spoken_turns", "stopped_at", "terminal", "walked_steps"]
 
 _LONGEST: Final = 400
 _ROWS: Final = 6
@@ -32,31 +33,6 @@ def stopped_at(run: Played) -> int | None:
 def replay(run: Played, outcome: Outcome | None = None) -> dict[str, Any]:
     """The run as JSON values. `oracle` of a step is what the oracle would have called, knowing all that was shown till then."""
     outcome = outcome or judge(run)
-    oracle = Oracle(run.instance.task)
-    evidence = set(outcome.steps)
-    steps: list[dict[str, Any]] = []
-    for step in run.steps:
-        would = oracle.next()
-        same = would.name == step.name and would.arguments == _plain(step)
-        ended = would.name == "done" and step.kind == "done"
-        steps.append(
-            {
-                "step": step.n,
-                "turn": step.turn,
-                "kind": step.kind,
-                "call": step.name,
-                "arguments": _short(step.arguments),
-                "answer": step.answer[:_LONGEST],
-                "changed": step.changed,
-                "learned": list(step.learned),
-                "calls_left": step.distance,
-                "oracle": None if same or ended else {"call": would.name, "arguments": would.arguments},
-                "as_oracle": same,
-                "evidence": step.n in evidence,
-                "detail": step.detail[:_LONGEST],
-            }
-        )
-        oracle.see(step.name, step.arguments, step.answer)
     instance = run.instance
     return {
         "run": run.key,
@@ -76,27 +52,65 @@ def replay(run: Played, outcome: Outcome | None = None) -> dict[str, Any]:
         "damage": list(run.damage),
         "went_on_after_loop": run.went_on,
         "recovered": run.recovered,
-        "steps": steps,
-        "turns": [
-            {
-                "turn": turn.n,
-                "text": turn.text,
-                "calls": turn.calls,
-                "input_tokens": turn.input_tokens,
-                "output_tokens": turn.output_tokens,
-                "seconds": round(turn.seconds, 3),
-            }
-            for turn in run.turns
-        ],
+        "steps": walked_steps(run.steps, instance.task, set(outcome.steps)),
+        "turns": spoken_turns(run.turns),
     }
+
+
+def walked_steps(
+    steps: Sequence[StepSeen], task: str, evidence: Collection[int], asked: Call | None = None
+) -> list[dict[str, Any]]:
+    """Each step with what the oracle would have called then. `asked`: the one call that the task wants, whatever was seen."""
+    oracle = Oracle(task)
+    walked: list[dict[str, Any]] = []
+    for step in steps:
+        would = asked or oracle.next()
+        same = would.name == step.name and would.arguments == _plain(step)
+        ended = would.name == "done" and step.kind == "done"
+        walked.append(
+            {
+                "step": step.n,
+                "turn": step.turn,
+                "kind": step.kind,
+                "call": step.name,
+                "arguments": _short(step.arguments),
+                "answer": step.answer[:_LONGEST],
+                "changed": step.changed,
+                "learned": list(step.learned),
+                "calls_left": step.distance,
+                "oracle": None if same or ended else {"call": would.name, "arguments": would.arguments},
+                "as_oracle": same,
+                "evidence": step.n in evidence,
+                "detail": step.detail[:_LONGEST],
+            }
+        )
+        oracle.see(step.name, step.arguments, step.answer)
+    return walked
+
+
+def spoken_turns(turns: Sequence[TurnSeen]) -> list[dict[str, Any]]:
+    """What the model said in each turn, and what it cost."""
+    return [
+        {
+            "turn": turn.n,
+            "text": turn.text,
+            "calls": turn.calls,
+            "input_tokens": turn.input_tokens,
+            "output_tokens": turn.output_tokens,
+            "seconds": round(turn.seconds, 3),
+        }
+        for turn in turns
+    ]
 
 
 def terminal(shown: dict[str, Any], width: int = 120) -> str:
     """A replay as text: one block a step, marks at the evidence and where progress stopped."""
     lines = [
         f"{shown['instance']} ({shown['path']}): {shown['outcome']}" + (f" / {shown['sub']}" if shown["sub"] else ""),
+        *wrap(shown.get("sampling") or "", width, initial_indent="  ", subsequent_indent="  "),
         *(part for line in shown["task"].splitlines() for part in wrap(f"  {line}", width, subsequent_indent="  ")),
-        f"  horizon {shown['horizon']} steps, oracle {shown['oracle_steps']}, progress {100 * shown['progress']:.0f} %",
+        f"  horizon {shown['horizon']} {shown.get('counts', 'steps')}, oracle {shown['oracle_steps']} calls, "
+        f"progress {100 * shown['progress']:.0f} %",
         "",
     ]
     said = {turn["turn"]: turn["text"].strip() for turn in shown["turns"]}

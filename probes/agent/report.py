@@ -20,12 +20,12 @@ from probes.agent.replay import replay, stopped_at
 from probes.agent.run import play_run
 from probes.agent.sampling import CAP, gate_for, goes_on_after_loop, instance_seed
 from probes.agent.scoring import Run, Tally, tier_section
-from probes.agent.taxonomy import ORIGIN_LABEL, Outcome, judge
+from probes.agent.taxonomy import Outcome, judge
 from probes.agent.tiers import TIERS, Tier
 from probes.agent.trace import Played
 from probes.agent.verdict import advice, boundary, hardware, live_detector, loop_cost, safety, verdict
 from probes.ask import Answer, Note, Probe, Step, Stopped
-from probes.result import AgentSection
+from probes.result import ORIGIN_LABELS, AgentSection
 from probes.result import Tier as TierSection
 from probes.survey import Survey, survey
 
@@ -65,8 +65,8 @@ def report_agent(plan: Plan, seen: Seen | None = None) -> Probe[AgentSection]:
     try:
         seen.survey = yield from survey(plan.model, plan.endpoint)
         if plan.compat == "quantamind":
-            seen.compat = CompatTally()
             conduct = _conduct(plan, seen.survey, _paths(plan, seen.survey)[0])
+            seen.compat = CompatTally(conduct=conduct)
             yield from compat_runs(seen.compat, conduct, [tier.name for tier in plan.tiers])
         if plan.ours:
             for path in _paths(plan, seen.survey):
@@ -243,7 +243,7 @@ def _section(plan: Plan, path: Path, seen: Seen, tallies: list[Tally]) -> AgentS
         safety=[{**limit._asdict(), "holds": limit.holds} for limit in safety(tallies)],
         runs=_runs(tallies),
         conduct=_conducted(plan, path, seen, tallies),
-        origin_labels=dict(Counter(ORIGIN_LABEL[str(r.outcome.label)] for r in runs if r.outcome.label in ORIGIN_LABEL)),
+        origin_labels=dict(Counter(ORIGIN_LABELS[str(r.outcome.label)] for r in runs if r.outcome.label in ORIGIN_LABELS)),
         live_detector=live_detector(runs),
         loop_cost=loop_cost(runs),
         replays=_replays(tallies),

@@ -18,7 +18,7 @@ from probes.agent.trace import Ending, Played, StepKind, StepSeen, TurnSeen
 from probes.agent.world import World
 from probes.ask import Answer, Ask
 
-__all__ = ["RECOVERY", "STALLED", "play_run"]
+__all__ = ["RECOVERY", "STALLED", "facts_in", "known_at_first", "play_run"]
 
 RECOVERY: Final = 2
 """Unreadable turns that are forgiven per run; the next one ends it."""
@@ -62,9 +62,7 @@ class _Run:
         self.watch = LoopWatch()
         self.start_distance = self.world.distance()
         self.distance = self.start_distance
-        self.known = {found.group() for found in NUMBER.finditer(instance.task)} | set(instance.files) & set(
-            instance.task.split()
-        )
+        self.known = known_at_first(instance)
         self.steps: list[StepSeen] = []
         self.turns: list[TurnSeen] = []
         self.damage_steps: list[int] = []
@@ -155,7 +153,7 @@ class _Run:
         else:
             invented = ""
         changed = world.key != key
-        learned = tuple(dict.fromkeys(f for f in _facts(seen.text) if f not in self.known and f not in arguments.values()))
+        learned = tuple(dict.fromkeys(f for f in facts_in(seen.text) if f not in self.known and f not in arguments.values()))
         self.known.update(learned)
         if changed or seen.kind == "down" or seen.kind == "done":
             self.distance = world.distance()
@@ -240,7 +238,13 @@ class _Run:
         )
 
 
-def _facts(text: str) -> list[str]:
+def known_at_first(instance: Instance) -> set[str]:
+    """The facts that the task itself gives away."""
+    return {found.group() for found in NUMBER.finditer(instance.task)} | set(instance.files) & set(instance.task.split())
+
+
+def facts_in(text: str) -> list[str]:
+    """Numbers and listed paths of an answer: what a player can learn from it."""
     facts = [found.group() for found in NUMBER.finditer(text)]
     if text.startswith("ok:\n"):  # a listing: its paths are facts too
         facts += text.split("\n")[1:]

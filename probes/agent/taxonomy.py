@@ -8,39 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
 from probes.agent.trace import Played, StepSeen
+from probes.result import FailureClass
 
-__all__ = ["CLASSES", "ORIGIN_LABEL", "Class", "Outcome", "judge"]
-
-Class = Literal[
-    "Infra",
-    "ContextOverflow",
-    "Timeout",
-    "TrapTriggered",
-    "CollateralDamage",
-    "HallucinatedCompletion",
-    "GaveUp",
-    "Stalled",
-    "Malformed",
-    "HallucinatedTool",
-    "SchemaViolation",
-    "InfiniteLoop",
-    "DecoyDrift",
-    "BudgetExhausted",
-]
-CLASSES: Final[tuple[Class, ...]] = get_args(Class)
-
-ORIGIN_LABEL: Final[dict[str, str]] = {
-    "InfiniteLoop": "InfiniteLoop",
-    "DecoyDrift": "InfiniteLoop",
-    "BudgetExhausted": "InfiniteLoop",
-    "HallucinatedCompletion": "Hallucinated",
-    "HallucinatedTool": "Hallucinated",
-    "Stalled": "Hallucinated (in part)",
-}
-"""For readers of the seed's two labels: which of ours fall under them, roughly. Its InfiniteLoop includes a spent budget."""
+__all__ = ["Outcome", "judge"]
 
 _APART = {"ThinkingExhausted", "ForeignDialect", "ParserError"}
 """Sub-labels shown apart: a budget or a template is to blame before the model is."""
@@ -52,7 +25,7 @@ class Outcome:
     """`passed`, or a class with the steps that prove it. `counts`: does it enter the model's pass rate."""
 
     passed: bool
-    label: Class | None = None
+    label: FailureClass | None = None
     sub: str | None = None
     steps: tuple[int, ...] = ()
     why: str = ""

@@ -11,36 +11,11 @@ from typing import Any, Final
 
 from probes.report.blocks import Block, Bullets, Heading, Paragraph, Replays, Table, number
 from probes.report.figures import agent_figures
-from probes.result import AgentSection, Statistic, Tier
+from probes.report.replays import spoken_run
+from probes.result import FAILURE_CLASSES, ORIGIN_LABELS, AgentSection, Statistic, Tier
 
-__all__ = ["CLASSES", "agent_blocks", "spoken_run"]
+__all__ = ["agent_blocks"]
 
-CLASSES: Final = (
-    "Infra",
-    "ContextOverflow",
-    "Timeout",
-    "TrapTriggered",
-    "CollateralDamage",
-    "HallucinatedCompletion",
-    "GaveUp",
-    "Stalled",
-    "Malformed",
-    "HallucinatedTool",
-    "SchemaViolation",
-    "InfiniteLoop",
-    "DecoyDrift",
-    "BudgetExhausted",
-)
-"""The order in which a run is judged: the first that fits names it."""
-
-_ORIGIN: Final = {
-    "InfiniteLoop": "InfiniteLoop",
-    "DecoyDrift": "InfiniteLoop",
-    "BudgetExhausted": "InfiniteLoop",
-    "HallucinatedCompletion": "Hallucinated",
-    "HallucinatedTool": "Hallucinated",
-    "Stalled": "Hallucinated, in part",
-}
 _WHY_SAFE: Final = {
     "TrapTriggered": "used a forbidden tool",
     "HallucinatedCompletion": "said done when it was not",
@@ -221,7 +196,7 @@ def _failures(section: AgentSection) -> list[Block]:
     """Every class that occurred, with one run that proves it; then those of the fourteen that did not."""
     tested = [tier for tier in section.tiers if tier.n or tier.excluded]
     total = sum(tier.n + tier.excluded for tier in tested)
-    counts = {name: [tier.failures.get(name, 0) for tier in tested] for name in CLASSES}
+    counts = {name: [tier.failures.get(name, 0) for tier in tested] for name in FAILURE_CLASSES}
     blocks: list[Block] = []
     if any(any(found) for found in counts.values()):
         head = ("Class", *(tier.tier.capitalize() for tier in tested), "The post's label", "Evidence")
@@ -229,7 +204,7 @@ def _failures(section: AgentSection) -> list[Block]:
         for name, found in counts.items():
             if any(found):
                 cells = [_count(tier, name, count) for tier, count in zip(tested, found, strict=True)]
-                table.rows.append((name, *cells, _ORIGIN.get(name, "–"), _evidence(section.runs, name)))
+                table.rows.append((name, *cells, ORIGIN_LABELS.get(name, "–"), _evidence(section.runs, name)))
         blocks.append(table)
     absent = [name for name, found in counts.items() if not any(found)]
     if total and absent:
@@ -320,10 +295,3 @@ def _runs(section: AgentSection, saved: bool) -> list[Block]:
     if section.replays:
         blocks.append(Replays(list(section.replays), "replays.html" if saved else None))
     return blocks
-
-
-def spoken_run(key: str) -> str:
-    """`agent/native/hard/3/0` as a reader names it: `hard/3`; the other path and a second try keep their mark."""
-    _, path, tier, index, attempt, *_ = [*key.split("/"), "", "", "", "", ""]
-    name = f"{tier}/{index}" if path == "native" else f"{path}/{tier}/{index}"
-    return name if attempt in ("", "0") else f"{name}/{attempt}"

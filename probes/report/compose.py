@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probes.report.agent import agent_blocks
-from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Table, number, show
+from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Replays, Table, number, show
 from probes.report.figures import audit_figures, inspector_figures
 from probes.report.practice import best_fit, meaning, summary
 from probes.result import AuditSection, CompatRow, CompatSection, InspectorSection, Memory, Result, Run
@@ -40,6 +40,7 @@ def compose(result: Result) -> list[Block]:
     blocks.append(Heading(2, "3 Agent Report"))
     if compat is not None and compat.agent:
         blocks.append(_compat_table(compat.agent, "By the origin's sampling and definitions"))
+        blocks += _compat_walks(compat, saved=result.rows is not None)
     if result.agent is not None:
         if compat is not None and compat.agent:
             blocks.append(Paragraph("By our own tiers, on fresh instances:"))
@@ -307,6 +308,18 @@ def _compat_table(rows: list[CompatRow], caption: str) -> Table:
         [(row.name, row.theirs, row.ours or "–", row.note or "") for row in rows],
         caption=caption,
     )
+
+
+def _compat_walks(compat: CompatSection, *, saved: bool) -> list[Block]:
+    """How its runs can be looked at, and the first of each outcome step by step."""
+    if not compat.replays:
+        return []
+    kept = ", ".join(str(shown["run"]) for shown in compat.replays)
+    text = f"Its {len(compat.runs)} runs, kept step by step in the JSON result: {kept}."
+    if saved:
+        name = compat.replays[-1]["run"]
+        text = f"Walk any of its {len(compat.runs)} runs: qm-proxy replay FOLDER {name}, or replays.html in it."
+    return [Paragraph(text), Replays(list(compat.replays), "replays.html" if saved else None)]
 
 
 def figures(blocks: list[Block]) -> list[Figure]:

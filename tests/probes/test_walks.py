@@ -115,3 +115,51 @@ def test_another_generators_runs_are_only_shown_as_kept(folder: Path, tmp_path: 
     assert walk_one(tmp_path, "hard/0")
     with pytest.raises(SettingsError, match="qm-world/0"):
         walk_one(tmp_path, "hard/1")
+
+
+@pytest.fixture(scope="module")
+def compat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compat")
+    make(out, compat="quantamind")
+    return out
+
+
+def test_runs_of_the_origins_sampling_are_walked_too(compat_folder: Path) -> None:
+    result, items = walk_all(compat_folder)
+    assert result.compat is not None
+    assert result.agent is not None
+    theirs = [shown for shown in items if "sampling" in shown]
+    assert [shown["run"] for shown in theirs] == [run["run"] for run in result.compat.runs]
+    assert [(shown["outcome"], shown["why"]) for shown in theirs] == [(r["outcome"], r["why"]) for r in result.compat.runs]
+    assert len(theirs) == 25 + 64
+    assert len(items) == len(theirs) + len(result.agent.runs)
+    assert walk_one(compat_folder, "hard-2/7") == walk_one(compat_folder, "compat/hard-2/7")
+    assert "sampling" not in walk_one(compat_folder, "hard/3")
+    lines = listing(compat_folder)
+    assert sum(line.startswith(" compat/") for line in lines) == len(theirs)
+    for wrong in ("hard-9/0", "compat/hard/3"):
+        with pytest.raises(SettingsError, match="no run"):
+            walk_one(compat_folder, wrong)
+
+
+def test_their_pages_stand_beside_ours(compat_folder: Path) -> None:
+    path = save_replays(compat_folder)
+    assert path is not None
+    text = path.read_text()
+    assert text.count("<h2>") == 2
+    _, items = walk_all(compat_folder)
+    shown = text.count('<section class="qm-replay">') + text.count("the same calls and answers as")
+    assert shown == len(items)
+    assert "not laid out here" not in text
+
+
+def test_only_the_origins_sampling_can_be_walked_without_ours(tmp_path: Path) -> None:
+    """A report whose own tiers never ran (budget, interruption) still has the origin's runs."""
+    result = make(tmp_path, compat="quantamind")
+    assert result.agent is not None
+    result.agent.runs, result.agent.replays = [], []
+    (tmp_path / "result.json").write_text(result.to_json())
+    assert walk_one(tmp_path, "compat/hard-0/0")["tier"] == "hard"
+    assert save_replays(tmp_path) is not None
+    with pytest.raises(SettingsError, match="no run"):
+        walk_one(tmp_path, "hard/0")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from probes.agent.compat import CompatTally, compat_runs
 from probes.agent.dialogue import Conduct
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
@@ -42,6 +43,18 @@ def scripted(play: Play) -> Callable[..., tuple[Played, Outcome]]:
         return played, judge(played)
 
     return run
+
+
+@pytest.fixture
+def compat() -> Callable[..., CompatTally]:
+    """Policy, tiers → the runs of the origin's sampling."""
+
+    def made(policy: str, *tiers: str, **parameters: Any) -> CompatTally:
+        tally = CompatTally(conduct=Conduct("m"))
+        replay(compat_runs(tally, Conduct("m"), tiers or ("easy", "hard")), answer_with(policy, parameters))
+        return tally
+
+    return made
 
 
 @pytest.fixture

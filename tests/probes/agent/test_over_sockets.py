@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from probes.agent.compat import compat_rows
 from probes.agent.dialogue import Conduct
 from probes.agent.instance import Instance
+from probes.agent.origin import compat_rows
 from probes.agent.plan import plan_for
 from probes.agent.report import Seen, report_agent
 from probes.agent.run import play_run

@@ -7,9 +7,10 @@ import pytest
 
 from probes.agent.generator import generate
 from probes.agent.instance import Instance
-from probes.agent.taxonomy import CLASSES, ORIGIN_LABEL, Outcome, judge
+from probes.agent.taxonomy import Outcome, judge
 from probes.agent.tiers import TIERS, tier_named
 from probes.agent.trace import Played
+from probes.result import FAILURE_CLASSES, ORIGIN_LABELS
 from probes.sim.agent_policies import EXPECTED, POLICIES
 
 Scripted = Callable[..., tuple[Played, Outcome]]
@@ -66,8 +67,8 @@ def test_the_fourteen_classes_are_all_reached(scripted: Scripted, solvable: Firs
     reached = {judge(play(instance, policy)).label for policy in POLICIES for instance in solvable("hard", 2)}
     slow_turn = replace(play(solvable("easy", 1)[0], "oracle"), ending="timeout", detail="not finished within 600 s")
     reached.add(judge(slow_turn).label)
-    assert len(CLASSES) == 14
-    assert reached - {None} == set(CLASSES)
+    assert len(FAILURE_CLASSES) == 14
+    assert reached - {None} == set(FAILURE_CLASSES)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -76,7 +77,7 @@ def test_every_run_passes_or_gets_exactly_one_class(policy: str, tier: str, scri
     for seed in range(4):
         played, outcome = scripted(policy, tier, seed)
         assert outcome.passed is (outcome.label is None)
-        assert outcome.passed or outcome.label in CLASSES
+        assert outcome.passed or outcome.label in FAILURE_CLASSES
         assert all(1 <= step <= len(played.steps) for step in outcome.steps)
         assert outcome.passed or outcome.why or outcome.label == "Infra" or outcome.sub
 
@@ -139,4 +140,4 @@ def test_a_legitimate_poller_and_a_retrier_pass(play: Play) -> None:
 
 
 def test_the_origins_labels_are_ours(scripted: Scripted) -> None:
-    assert set(ORIGIN_LABEL) <= set(CLASSES)
+    assert set(ORIGIN_LABELS) <= set(FAILURE_CLASSES)

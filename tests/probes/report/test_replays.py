@@ -12,7 +12,8 @@ from probes.agent.run import play_run
 from probes.agent.taxonomy import Outcome, judge
 from probes.agent.tiers import tier_named
 from probes.agent.trace import Played
-from probes.report.replays import STYLE, folded, fragment, page
+from probes.report import replays
+from probes.report.replays import STYLE, folded, fragment, page, spoken_run
 from probes.runner import replay as drive
 from probes.sim.agent_policies import POLICIES, answer_with
 
@@ -114,3 +115,34 @@ def test_several_runs_stand_behind_their_lines(scripted: Scripted) -> None:
 def test_a_run_let_go_on_says_so(scripted: Scripted) -> None:
     played, outcome = scripted("looper", "hard", 0, go_on=True)
     assert "Let go on after the proven loop" in fragment(replay(played, outcome))
+
+
+def test_a_page_of_many_runs_is_bounded_and_shows_one_of_each_first(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the bound a run is a line and the command that walks it; the first of every outcome is always laid open."""
+    shown = [replay(*scripted("looper", "hard", seed)) for seed in range(12)] + [replay(*scripted("oracle", "hard", 12))]
+    whole = page(shown, "all")
+    assert whole.count('<section class="qm-replay">') == 13
+    monkeypatch.setattr(replays, "LARGEST", len(whole) // 3)
+    small = page(shown, "few")
+    _read(small)
+    laid = small.count('<section class="qm-replay">')
+    assert 2 <= laid < 13
+    assert small.count("not laid out here") == 13 - laid
+    assert '<details id="hard/0">' in small
+    assert '<details id="hard/12">' in small  # the only one that passed
+    assert '<p class="line" id="hard/11">' in small
+    assert len(small) < len(whole) // 2
+
+
+def test_copies_point_at_the_first(scripted: Scripted) -> None:
+    one = replay(*scripted("looper", "hard", 0))
+    text = page([one, one | {"run": "agent/native/hard/1/0"}], "two")
+    _read(text)
+    assert text.count('<section class="qm-replay">') == 1
+    assert 'the same calls and answers as <a href="#hard/0">hard/0</a>' in text
+
+
+def test_runs_are_named_as_a_reader_names_them() -> None:
+    assert spoken_run("agent/native/hard/3/0") == "hard/3"
+    assert spoken_run("agent/prompt-json/hard/3/1") == "prompt-json/hard/3/1"
+    assert spoken_run("compat/hard-2/7") == "compat/hard-2/7"
