@@ -46,6 +46,7 @@ from qm_proxy.events import (
 )
 from qm_proxy.findings import Finding
 from qm_proxy.ids import new_id
+from qm_proxy.measure.pieces import pack_pieces
 from qm_proxy.measure.timeline import Timeline, Timing
 from qm_proxy.measure.wall_clock import iso
 from qm_proxy.record import Opened, Progress, Record, ToolCallSeen
@@ -693,6 +694,8 @@ class Exchange:
             captured_request=self._captured_request,
             captured_answer=captured.text.taken() if captured else None,
             captured_thinking=captured.thinking.taken() if captured else None,
+            answer_pieces=captured.text.lengths() if captured else None,
+            thinking_pieces=captured.thinking.lengths() if captured else None,
             captured_calls=captured.calls if captured else [],
             **{name: getattr(timing, name) for name in _TIMING},
         )
@@ -769,19 +772,25 @@ class Exchange:
 class _Text:
     """Pieces of text up to a size."""
 
-    __slots__ = ("_left", "_pieces")
+    __slots__ = ("_left", "_lengths", "_pieces")
 
     def __init__(self) -> None:
         self._left = CAPTURE_BYTES
         self._pieces: list[str] = []
+        self._lengths = bytearray()  # of each chunk's, packed
 
-    def add(self, piece: str) -> None:
+    def add(self, chunks: list[str]) -> None:
         if self._left > 0:
+            piece = "".join(chunks)
             self._pieces.append(piece[: self._left])
             self._left -= len(piece)
+            self._lengths += pack_pieces(chunks)
 
     def taken(self) -> str | None:
         return "".join(self._pieces) if self._pieces else None
+
+    def lengths(self) -> bytes | None:
+        return bytes(self._lengths) or None
 
 
 class _Captured:
@@ -800,7 +809,7 @@ class _Captured:
         return ()
 
     def said(self, kind: type[TextDelta | ThinkingDelta], pieces: list[str]) -> None:
-        (self.text if kind is TextDelta else self.thinking).add("".join(pieces))
+        (self.text if kind is TextDelta else self.thinking).add(pieces)
 
 
 def _now_minus(t_ns: int) -> int:

@@ -235,4 +235,6 @@ class Record:
     captured_request: str | None = None  # only with --capture-content, or for export
     captured_answer: str | None = None
     captured_thinking: str | None = None
+    answer_pieces: bytes | None = None  # how much of it came in each chunk: measure.pieces
+    thinking_pieces: bytes | None = None
     captured_calls: list[str] = field(default_factory=list)  # the arguments of each tool call; exported, not stored

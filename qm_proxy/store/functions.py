@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from qm_proxy.measure.pieces import unpack_pieces
 from qm_proxy.measure.series import coalesced, unpack, written
 
 __all__ = ["FUNCTIONS", "register"]
@@ -45,9 +46,14 @@ def qm_max_gap(arrival: bytes | None) -> float | None:
     return None if times is None or len(times) < 2 else max(b - a for a, b in pairwise(times)) / 1e9
 
 
+def qm_pieces(pieces: bytes | None) -> str | None:
+    """How many characters of the captured text came in each of its chunks: JSON array."""
+    return _json(lambda: unpack_pieces(_blob(pieces)))
+
+
 def _blob(value: bytes | None) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueError("Expected a blob of measure.series.")
+        raise ValueError("Expected a blob of ours.")
     return value
 
 
@@ -71,6 +77,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "qm_written": (2, qm_written),
     "qm_coalesced": (1, qm_coalesced),
     "qm_max_gap": (1, qm_max_gap),
+    "qm_pieces": (1, qm_pieces),
 }
 
 

@@ -252,7 +252,13 @@ def first_tables(db: Any) -> None:
             db.execute(statement)
 
 
-STEPS: tuple[Callable[[Any], None], ...] = (first_tables,)
+def lengths_of_chunks(db: Any) -> None:
+    """Where in a captured text each chunk begins."""
+    for name in ("answer_pieces", "thinking_pieces"):
+        db["contents"].add_column(name, "blob")
+
+
+STEPS: tuple[Callable[[Any], None], ...] = (first_tables, lengths_of_chunks)
 """In the order in which they apply; a step's name is its function's."""
 
 

@@ -21,11 +21,23 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from qm_proxy.findings import Finding
 from qm_proxy.ids import unix_ms_of
+from qm_proxy.measure.pieces import unpack_pieces
 from qm_proxy.measure.series import unpack, written
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.record import Opened, Progress, Record
 
-__all__ = ["MAX_LIMIT", "Archive", "Json", "Queries", "Ring", "chunks_json", "finding_json", "opened_json", "record_json"]
+__all__ = [
+    "MAX_LIMIT",
+    "Archive",
+    "Json",
+    "Queries",
+    "Ring",
+    "chunks_json",
+    "finding_json",
+    "opened_json",
+    "pieces_json",
+    "record_json",
+]
 
 Json: TypeAlias = dict[str, Any]
 MAX_LIMIT = 500
@@ -157,6 +169,17 @@ def finding_json(finding: Finding) -> Json:
         "evidence": finding.evidence,
         "tokens_wasted": finding.tokens_wasted,
     }
+
+
+def pieces_json(answer: bytes | None, thinking: bytes | None) -> Json:
+    """How many characters of the captured texts came in each chunk of their kind; None where that is not known."""
+    found: Json = {}
+    for name, blob in (("answer", answer), ("thinking", thinking)):
+        try:
+            found[f"captured_{name}_pieces"] = None if blob is None else unpack_pieces(blob)
+        except ValueError:  # damaged
+            found[f"captured_{name}_pieces"] = None
+    return found
 
 
 def chunks_json(record: Record) -> Json | None:
@@ -338,6 +361,7 @@ class Ring:
             "captured_request": record.captured_request,
             "captured_answer": record.captured_answer,
             "captured_thinking": record.captured_thinking,
+            **pieces_json(record.answer_pieces, record.thinking_pieces),
         }
 
     def chunks(self, exchange_id: str) -> Json | None:
@@ -394,6 +418,7 @@ def _weight(record: Record) -> int:
     weight = 3000 + 1500 * len(record.findings) + 400 * len(record.tool_calls)
     for text in (record.captured_request, record.captured_answer, record.captured_thinking):
         weight += 2 * len(text or "")
+    weight += len(record.answer_pieces or b"") + len(record.thinking_pieces or b"")
     if record.series is not None:
         series = record.series
         weight += len(series.arrival) + len(series.written or b"") + 4 * len(series.coalesced) + 100 * len(series.kinds)

@@ -129,7 +129,7 @@ STATEMENTS: dict[str, str] = {
     "(exchange_id, position, call_id, name, model, t_s, argument_bytes, valid, problems) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "turnaround": "update tool_calls set turnaround_s = ?, result_exchange_id = ?, result_is_error = ? "
     "where exchange_id = ? and position = ?",
-    "content": "insert or replace into contents values (?, ?, ?, ?, ?, ?)",
+    "content": "insert or replace into contents values (?, ?, ?, ?, ?, ?, ?, ?)",
     # a finding about no exchange may name a session of which nothing is stored yet
     "finding": _insert(
         "findings",
@@ -292,18 +292,24 @@ def _session(opened: Opened, placed: Placed, last_at: str, sums: Mapping[str, An
 
 def _content(record: Record, keeping: Keeping) -> list[Row]:
     kept: list[str | None] = []
+    whole_pieces: list[bytes | None] = []
     redactions = cut = 0
-    for text in (record.captured_request, record.captured_answer, record.captured_thinking):
+    texts = (record.captured_request, record.captured_answer, record.captured_thinking)
+    for text, pieces in zip(texts, (None, record.answer_pieces, record.thinking_pieces), strict=True):
         if text is None:
             kept.append(None)
+            whole_pieces.append(None)
             continue
         # what lies far beyond the cap is not searched; a secret that the cap would cut in two is, and goes as a whole
-        plain, taken = keeping.redact(_text(text[: keeping.content_bytes + 16384]) or "")
+        asked = _text(text[: keeping.content_bytes + 16384])
+        plain, taken = keeping.redact(asked)
+        whole_pieces.append(pieces if plain == asked else None)  # behind what was taken out, nothing is where it was
         whole = plain.encode()
         kept.append(whole[: keeping.content_bytes].decode("utf-8", "ignore"))
         cut += max(0, len(whole) - keeping.content_bytes) + max(0, len(text) - keeping.content_bytes - 16384)
         redactions += taken
-    return [Row("content", (record.id, *kept, redactions, cut))] if any(text is not None for text in kept) else []
+    values = (record.id, *kept, redactions, cut, *whole_pieces[1:])
+    return [Row("content", values)] if any(text is not None for text in kept) else []
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

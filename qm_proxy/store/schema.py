@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from inspect import signature
 
 from qm_proxy.errors import StoreError
 from qm_proxy.store.database import in_memory, open_for_writing
@@ -207,6 +208,8 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "thinking": "thinking of the answer",
             "redactions": "pieces that looked like secrets and were taken out",
             "cut_bytes": "what lay beyond the size cap",
+            "answer_pieces": "characters of the answer in each of its chunks: see qm_pieces; NULL: text was redacted, or older",
+            "thinking_pieces": "the same of the thinking",
         },
     ),
     "models": (
@@ -314,7 +317,7 @@ def _lines(connection: sqlite3.Connection) -> Iterator[str]:
     yield "`qm_proxy.store.functions.register`."
     yield ""
     for function, (n, body) in FUNCTIONS.items():
-        arguments = ("arrival", "written")[:n]
+        arguments = signature(body).parameters if n == 1 else ("arrival", "written")
         yield f"- `{function}({', '.join(arguments)})`: {(body.__doc__ or '').strip()}"
     yield ""
     yield "## Indexes"

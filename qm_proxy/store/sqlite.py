@@ -24,7 +24,7 @@ from qm_proxy.ids import unix_ms_of
 from qm_proxy.measure.series import coalesced, unpack, written
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
 from qm_proxy.store.database import Place, failure_of, newer_step, open_for_reading
-from qm_proxy.store.queries import MAX_LIMIT, Json
+from qm_proxy.store.queries import MAX_LIMIT, Json, pieces_json
 from qm_proxy.store.retention import floor_id, sizes
 from qm_proxy.store.shapes import (
     EXCHANGE,
@@ -120,12 +120,13 @@ class Stored:
             item = items[0]
             place = connection.execute(f"select {TURN_COLUMNS} from turns t where t.exchange_id = ?", (exchange_id,)).fetchone()
             item["place"] = None if place is None else place_json(place)
-            content = connection.execute(
-                "select request, answer, thinking, redactions, cut_bytes from contents where exchange_id = ?", (exchange_id,)
-            ).fetchone()
-            if content is not None:
-                names = ("captured_request", "captured_answer", "captured_thinking", "redactions", "cut_bytes")
-                item |= dict(zip(names, content, strict=True))
+            found = connection.execute("select * from contents where exchange_id = ?", (exchange_id,))
+            if (content := found.fetchone()) is not None:
+                # by name: a file that only was read so far may lack the latest columns
+                kept = dict(zip((column[0] for column in found.description), content, strict=True))
+                item |= {f"captured_{name}": kept[name] for name in ("request", "answer", "thinking")}
+                item |= {name: kept[name] for name in ("redactions", "cut_bytes")}
+                item |= pieces_json(kept.get("answer_pieces"), kept.get("thinking_pieces"))
             return item
 
     def chunks(self, exchange_id: str) -> Json | None:

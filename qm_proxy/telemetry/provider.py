@@ -166,6 +166,7 @@ class Export:
             return record
         whole = replace(record)
         record.captured_request = record.captured_answer = record.captured_thinking = None
+        record.answer_pieces = record.thinking_pieces = None
         record.captured_calls = []
         if (opened := record.opened) is not None and opened.asked is not None:
             record.opened = replace(opened, asked=replace(opened.asked, messages=()))

@@ -20,6 +20,7 @@ from qm_proxy.detect.ends import How
 from qm_proxy.events import Cut, Event, Finished, HostSample, Nanoseconds, TextDelta, ToolCall
 from qm_proxy.exchange import CAPTURE_BYTES, MAX_BODY, Exchange, MakeDetectors
 from qm_proxy.findings import Finding
+from qm_proxy.measure.pieces import unpack_pieces
 from qm_proxy.measure.series import unpack, unpack_lags
 from qm_proxy.record import Opened, Placed, Progress, Record
 from qm_proxy.store.queries import chunks_json, record_json
@@ -281,8 +282,31 @@ def test_content_is_captured_only_when_asked_for_and_up_to_a_size() -> None:
     assert record.captured_request == body.decode()
     assert record.captured_thinking == "hm"
     assert record.captured_answer == "hello" + "x" * (CAPTURE_BYTES - 5)
+    assert record.answer_pieces is not None
+    assert unpack_pieces(record.answer_pieces)[:2] == [5, CAPTURE_BYTES]  # of whole chunks: the last one told is cut
+    assert record.thinking_pieces == b"\x02"
     silent = streamed(Scene(body=body)).end(200).record
     assert (silent.captured_request, silent.captured_answer, silent.captured_thinking) == (None, None, None)
+    assert (silent.answer_pieces, silent.thinking_pieces) == (None, None)
+
+
+def test_each_chunk_finds_its_piece_of_what_was_captured() -> None:
+    said = [f"w{i} " if i % 3 else "thought " for i in range(50)]
+    scene = Scene(capture=True).answer()
+    for i, piece in enumerate(said):
+        key = "content" if i % 3 else "thinking"
+        scene.read(100 + i, json.dumps({"message": {key: piece}}).encode() + b"\n")
+    record = scene.read(200, DONE).end(200).record
+    left = {"text": record.captured_answer or "", "thinking": record.captured_thinking or ""}
+    lengths = {"text": unpack_pieces(record.answer_pieces or b""), "thinking": unpack_pieces(record.thinking_pieces or b"")}
+    assert record.series is not None
+    found = []
+    for kind in [kind for kind, n in record.series.kinds for _ in range(n)]:
+        n = lengths[kind].pop(0)
+        found.append(left[kind][:n])
+        left[kind] = left[kind][n:]
+    assert found == said
+    assert left == {"text": "", "thinking": ""}
 
 
 def test_progress_is_told_five_times_a_second() -> None:

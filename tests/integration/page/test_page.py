@@ -465,11 +465,17 @@ def test_the_models_tell_the_truth_per_tool_and_the_pointer_the_text(
     talk = next(x for x in items if not x["tool_calls"])
     page.evaluate(f"location.hash = '#/exchange/{talk['id']}'")
     page.wait_for_selector("canvas.ticks")
+    told = served.ask(f"/api/v1/exchanges/{talk['id']}")
+    lengths = told["captured_answer_pieces"]
+    assert len(lengths) == talk["chunks"]
+    assert sum(lengths) == len(told["captured_answer"])
     page.focus("canvas.ticks")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
-    text = served.ask(f"/api/v1/exchanges/{talk['id']}")["captured_answer"]
-    near = page.inner_text(".readout").partition("near “")[2].rstrip("”")
-    assert near
-    assert near in " ".join(text.split())
+    page.keyboard.press("Home")
+    left = told["captured_answer"]
+    for at, length in enumerate(lengths):  # each chunk says what it brought, not a letter more
+        readout = page.text_content(".readout")
+        assert readout.startswith(f"chunk {at} ")
+        assert readout.partition("“")[2].rstrip("”") == left[:length].replace("\n", "⏎")
+        left = left[length:]
+        page.keyboard.press("ArrowRight")
     assert window.complaints() == []

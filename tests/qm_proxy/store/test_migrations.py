@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from sqlite_utils import Database, Migrations
 
 from qm_proxy.errors import StoreError
 from qm_proxy.store.migrations import APPLICATION_ID, STEPS, migrate
@@ -62,3 +63,14 @@ def test_opening_an_existing_database_loads_no_sqlite_utils(tmp_path_factory: py
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
     assert [run(), run()] == ["True", "False"]
+
+
+def test_a_database_of_the_first_version_keeps_its_texts(connection: sqlite3.Connection) -> None:
+    """As written before the lengths of chunks were kept."""
+    connection.execute(f"pragma application_id = {APPLICATION_ID}")
+    first = Migrations("qm_proxy")
+    first(name="first_tables")(STEPS[0])
+    first.apply(Database(connection))
+    connection.execute("insert into contents values ('x', 'ask', 'answer', null, 0, 0)")
+    assert migrate(connection) == [step.__name__ for step in STEPS[1:]]
+    assert connection.execute("select answer, answer_pieces, thinking_pieces from contents").fetchone() == ("answer", None, None)

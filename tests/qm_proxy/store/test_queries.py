@@ -150,10 +150,11 @@ def test_an_exchange_is_seen_from_its_opening_to_its_end_in_one_place() -> None:
 def test_content_is_told_of_one_exchange_only_when_it_was_captured() -> None:
     makes, ring = Makes(), Ring()
     opened = makes.opened()
-    ring.closed(replace(makes.record(opened), captured_request="{}", captured_answer="hi"))
+    ring.closed(replace(makes.record(opened), captured_request="{}", captured_answer="hi", answer_pieces=b"\x01\x01"))
     one = ring.exchange(opened.id)
     assert one is not None
     assert (one["captured_request"], one["captured_answer"], one["captured_thinking"]) == ("{}", "hi", None)
+    assert (one["captured_answer_pieces"], one["captured_thinking_pieces"]) == ([1, 1], None)
     assert "captured_answer" not in ring.exchanges()["items"][0]
 
 

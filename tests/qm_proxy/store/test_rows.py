@@ -36,6 +36,7 @@ def test_every_column_of_a_full_record_is_filled(connection: sqlite3.Connection,
     second.opened.placed.previous_exchange_id = first.id
     for record in (first, second):
         record.captured_request, record.captured_answer, record.captured_thinking = "ask", "answer", "think"
+        record.answer_pieces, record.thinking_pieces = b"\x06", b"\x05"
         _write(connection, exchange_rows(record, _ENDED, Keeping(content=True)))
     _write(connection, [run_row(dict.fromkeys(("id", "kind", "state", "started_at"), "x") | {"result": {"a": 1}})])
     unfilled = {
@@ -127,11 +128,12 @@ def test_content_only_when_asked_for_and_then_redacted_and_cut(records: Any) -> 
     record.captured_request = "api_key=0123456789abcdef " + "é" * 100
     assert not [row for row in exchange_rows(record, _ENDED, Keeping()) if row.statement == "content"]
     (row,) = [row for row in exchange_rows(record, _ENDED, Keeping(content=True, content_bytes=60)) if row.statement == "content"]
-    _, request, answer, thinking, redactions, cut = row.values
+    _, request, answer, thinking, redactions, cut, *pieces = row.values
     assert isinstance(request, str)
     assert "0123456789" not in request
     assert len(request.encode()) <= 60
     assert (answer, thinking, redactions) == (None, None, 1)
+    assert pieces == [None, None]
     assert isinstance(cut, int)
     assert cut > 100
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qm_proxy.errors import StoreError
 from qm_proxy.ids import unix_ms_of
+from qm_proxy.measure.pieces import pack_pieces
 from qm_proxy.measure.wall_clock import iso
 from qm_proxy.store.queries import Ring
 from qm_proxy.store.sqlite import Stored
@@ -199,12 +200,27 @@ def test_captured_content_is_shown(path: Path, records: Any, writing: Callable[.
     writer = writing(path, content=True)
     record = records.record()
     record.captured_request, record.captured_answer = "ask", "answer password=hunter2hunter2"
+    record.answer_pieces = pack_pieces(["answer ", "password=", "hunter2hunter2"])
+    plain = records.record()
+    plain.captured_answer, plain.answer_pieces = "two words", pack_pieces(["two", " words"])
+    plain.captured_thinking, plain.thinking_pieces = "hm", b"\xff"  # damaged
     writer.closed(record)
+    writer.closed(plain)
     assert writer.flush()
     found = Stored(path).exchange(record.id)
     assert found is not None
     assert (found["captured_request"], found["captured_thinking"], found["redactions"]) == ("ask", None, 1)
     assert found["captured_answer"] == "answer password=[redacted: secret]"
+    assert found["captured_answer_pieces"] is None, "behind what was taken out nothing is where it was"
+    other = Stored(path).exchange(plain.id)
+    assert other is not None
+    assert (other["captured_answer_pieces"], other["captured_thinking_pieces"]) == ([3, 6], None)
+    with sqlite3.connect(path) as older:  # as a version wrote it that knew no pieces
+        older.execute("alter table contents drop column answer_pieces")
+        older.execute("alter table contents drop column thinking_pieces")
+    again = Stored(path).exchange(plain.id)
+    assert again is not None
+    assert (again["captured_answer"], again["captured_answer_pieces"]) == ("two words", None)
 
 
 def test_runs(path: Path, records: Any, writing: Callable[..., Writer]) -> None:

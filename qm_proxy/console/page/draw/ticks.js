@@ -8,19 +8,45 @@ import { colours, fit } from "./canvas.js";
 const WAIT_SHARE = 0.14;
 const TOP = 14; // room for the marks of tool calls
 
-/** What was being said at each chunk, where text was captured: its place is known only by the chunk's share of its kind. */
+/** What each chunk said, where text was captured; → (i) => what the readout adds.
+ *  Where the lengths of the chunks are not kept (a secret was taken out, or an older version stored it) its place is only known
+ *  by the chunk's share of its kind, and the readout says "near". */
 function saidAt(exchange, made) {
   const texts = { text: exchange.captured_answer, thinking: exchange.captured_thinking };
+  const lengths = { text: exchange.captured_answer_pieces, thinking: exchange.captured_thinking_pieces };
   const of = {};
   const nth = made.map((m) => { of[m.kind] = (of[m.kind] ?? 0) + 1; return of[m.kind] - 1; });
+  const exact = {};
+  for (const kind of Object.keys(texts)) if (texts[kind] && lengths[kind]) exact[kind] = pieces(texts[kind], lengths[kind]);
   return (i) => {
-    const text = texts[made[i].kind];
+    const { kind } = made[i];
+    const text = texts[kind];
     if (!text) return "";
-    const each = text.length / of[made[i].kind];
+    if (exact[kind]) {
+      const piece = exact[kind][nth[i]];
+      return piece === undefined ? " · beyond the text that is kept" : ` · “${visible(piece)}”`;
+    }
+    const each = text.length / of[kind];
     const from = Math.round(nth[i] * each);
-    const around = text.slice(Math.max(0, from - 16), Math.round(from + each) + 16).replace(/\s+/g, " ").trim();
-    return ` · near “${around}”`;
+    return ` · near “${visible(text.slice(Math.max(0, from - 16), Math.round(from + each) + 16)).trim()}” (where exactly is not kept)`;
   };
+}
+
+/** The text cut into the pieces in which it came; lengths are in code points. What lies behind a cut-off is left out. */
+function pieces(text, lengths) {
+  const points = Array.from(text);
+  const made = [];
+  let at = 0;
+  for (const n of lengths) {
+    if (at + n > points.length) break;
+    made.push(points.slice(at, at += n).join(""));
+  }
+  return made;
+}
+
+/** Blanks and line ends as signs: a token that is nothing else must be seen, too. */
+function visible(piece) {
+  return piece.replace(/\r?\n/g, "⏎").replace(/\t/g, "⇥");
 }
 
 export function tickStrip(exchange, made) {
