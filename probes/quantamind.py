@@ -28,6 +28,7 @@ STEPS = 5
 MAX_TOKENS = 8192
 _FIRST_BYTES_PER_TOKEN = 4.0
 _TOLERANCE = 0.05
+_DOUBT = 0.01
 _BASE_CHARACTERS = 4659  # its coding task, tools and mandate together have about this length
 
 
@@ -56,7 +57,10 @@ class Legacy:
 
 
 def compat_audit(model: str, seed: int, found: Survey, *, max_tokens: int = MAX_TOKENS, steps: int = STEPS) -> Probe[Legacy]:
-    """Its ladder: targets i x max/(steps - 1), bytes = rate x target, one re-pad beyond ± 5 %; rate = bytes / all tokens."""
+    """Its ladder: targets i x max/(steps - 1), bytes = rate x target, one re-pad beyond ± 5 %; rate = bytes / all tokens.
+
+    A sweep that is re-padded is thrown away: of its three positions, which hold one text, one is asked when its count alone
+    shows that."""
     legacy = Legacy()
     asker = _Asker(model, seed, max_tokens + 2048)
     rate = _FIRST_BYTES_PER_TOKEN
@@ -69,7 +73,7 @@ def compat_audit(model: str, seed: int, found: Survey, *, max_tokens: int = MAX_
                 sweeps = 1
             else:
                 n_bytes = round(rate * target)
-                tokens, accuracy = yield from asker.sweep(f"{target}/0", n_bytes, POSITIONS)
+                tokens, accuracy = yield from asker.sweep(f"{target}/0", n_bytes, POSITIONS, target)
                 sweeps = 1
                 if tokens and abs(tokens / target - 1) > _TOLERANCE:
                     n_bytes = round(n_bytes * target / tokens)
@@ -90,11 +94,11 @@ def compat_audit(model: str, seed: int, found: Survey, *, max_tokens: int = MAX_
 
 
 def ladder_cost(max_tokens: int = MAX_TOKENS, steps: int = STEPS) -> tuple[int, int]:
-    """(requests, prompt tokens sent) when every rung but the last is swept twice; a prefix cache makes it less."""
+    """(requests, prompt tokens sent) when every rung but the last is re-padded; a prefix cache makes it less."""
     targets = [max_tokens * step // (steps - 1) for step in range(1, steps)]
-    sweeps = [2] * (len(targets) - 1) + [1]
-    tokens = sum(len(POSITIONS) * n * target for n, target in zip(sweeps, targets, strict=True))
-    return 1 + len(POSITIONS) * sum(sweeps), _BASE_CHARACTERS // 5 + tokens
+    asked = [len(POSITIONS) + 1] * (len(targets) - 1) + [len(POSITIONS)]
+    tokens = sum(n * target for n, target in zip(asked, targets, strict=True))
+    return 1 + sum(asked), _BASE_CHARACTERS // 5 + tokens
 
 
 class _Asker:
@@ -109,7 +113,8 @@ class _Asker:
         self.system = _system(_BASE_CHARACTERS - len(task))
         self.task = task
 
-    def sweep(self, name: str, n_bytes: int, positions: Sequence[float]) -> Probe[tuple[float, float]]:
+    def sweep(self, name: str, n_bytes: int, positions: Sequence[float], target: int | None = None) -> Probe[tuple[float, float]]:
+        """(mean tokens, worst score). With a `target`, ends after the first position whose count is off beyond doubt."""
         counts: list[int] = []
         scores: list[float] = []
         padding = "".join(fill("policy", f"{self.seed}/compat", n_bytes))  # one text, cut longer: as it cycles its own
@@ -141,6 +146,8 @@ class _Asker:
             if answer.input_tokens is not None:
                 counts.append(answer.input_tokens)
             scores.append(self._score(answer))
+            if target is not None and counts and abs(counts[0] / target - 1) > _TOLERANCE + _DOUBT:
+                break  # the positions differ by a few tokens where the task was put in: too few to bring the mean back
         return (math.fsum(counts) / len(counts) if counts else 0.0), (min(scores) if scores else 0.0)
 
     def _score(self, answer: Answer) -> float:

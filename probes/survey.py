@@ -42,6 +42,11 @@ class Survey:
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
+    def lazy(self) -> bool:
+        """Does its runner take memory as tokens come (Apple's), not for the whole window at the load?"""
+        return self.target.runner == "mlx"
+
+    @property
     def others(self) -> list[Resident]:
         return [resident for resident in self.loaded if not self.is_ours(resident)]
 

@@ -35,6 +35,15 @@ class Prompt:
     padding_characters: int
     fixed_characters: int
 
+    def asking(self, trial: Trial) -> Prompt:
+        """The same material with another question at its end: all before the question is the same, byte for byte."""
+        text = self.text.removesuffix(_tail(self.trial)) + _tail(trial)
+        return Prompt(text, trial, self.header, self.register, self.depth, self.padding_characters, self.fixed_characters)
+
+
+def _tail(trial: Trial) -> str:
+    return f"\n\nQuestion: {trial.question}\nAnswer:" if trial.question else "\n"
+
 
 @dataclass(slots=True)
 class Calibration:
@@ -104,7 +113,7 @@ def build(
     draw = random.Random(f"haystack/{seed}")
     place = depth if depth is not None else ((stratum or 0) + draw.random()) / STRATA
     head = f"Header tag: {header}.\n\n{_LEAD}"
-    tail = f"\n\nQuestion: {trial.question}\nAnswer:" if trial.question else "\n"
+    tail = _tail(trial)
     needles = [f"\n{needle.text.strip()}\n" if not needle.text.startswith("\n") else needle.text for needle in trial.needles]
     fixed = len(head) + len(tail) + sum(map(len, needles))
     room = max(0, characters - fixed)

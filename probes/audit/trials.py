@@ -60,6 +60,7 @@ class Trials:
     calibration: Calibration = field(default_factory=Calibration)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     repetition: list[float] = field(default_factory=list)
+    material: dict[int, Prompt] = field(default_factory=dict)  # of each length, what was asked about last
     prompt_tokens: int = 0
     failures: int = 0
     last_failure: str = ""
@@ -193,6 +194,7 @@ class Trials:
                 break
             self.calibration.learn(register, self._characters(prompt), count)
             self.guard["refitted"] += 1
+        self.material[step.target] = prompt
         outcome = yield from self._classified(f"trial/{name}", prompt, answer)
         self._file(step, prompt, stratum, answer, outcome)
         return None if outcome in ("invalid", "infra") else outcome == "correct"
@@ -254,10 +256,17 @@ class Trials:
         )
 
     def _header(self, step: AskHeader) -> Probe[bool | None]:
-        """Is the first line of the material still known? Any other answer than the tag counts as lost."""
+        """Is the first line of the material still known? Any other answer than the tag counts as lost.
+
+        First of the very material that the last trial was asked about: that is the prompt whose front may have been cut, and
+        a server that keeps its prefix answers at once. Later tries have material of their own."""
         trial = make_trial("header", f"{self.plan.seed}/header/{step.target}/{step.index}")
-        register = self.plan.registers[step.index % len(self.plan.registers)]
-        prompt = self._build(trial, register, step.target, f"header/{step.target}/{step.index}")
+        last = self.material.get(step.target) if step.index == 0 else None
+        if last is not None and last.trial.family != "instruction":  # whose system prompt is another
+            prompt = last.asking(trial)
+        else:
+            register = self.plan.registers[step.index % len(self.plan.registers)]
+            prompt = self._build(trial, register, step.target, f"header/{step.target}/{step.index}")
         asked = Trial("header", (), trial.question, prompt.header)
         answer = yield from self._ask(f"header/{step.target}/{step.index}", prompt, self.plan.answer_budget)
         if not answer.ok:

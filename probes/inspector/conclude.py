@@ -89,7 +89,8 @@ def _cold(plan: Plan, seen: Seen, section: InspectorSection, warm: list[Sample])
         samples = [(s, r) for s, r in zip(seen.cold, seen.cold_resident, strict=True) if s.purpose == purpose]
         loads = known([sample.load_s for sample, _ in samples])
         if loads:
-            found.append(_cold_start(plan, seen, section, warm, state, samples))
+            filled = seen.filled if state == "C1" else []
+            found.append(_cold_start(plan, seen, section, warm, state, samples, filled))
     shortest = min((sample.target_tokens for sample in seen.prefill), default=None)
     fresh = known([s.answer.ttft_any_s for s in seen.prefill if s.target_tokens == shortest])
     if fresh:
@@ -112,15 +113,19 @@ def _cold_start(
     warm: list[Sample],
     state: Literal["C0", "C1"],
     samples: list[tuple[Sample, float | None]],
+    filled: list[Sample],
 ) -> ColdStart:
+    """`filled`: cold starts with a long prompt. They load like the others, and what being cold cost them in all is what is
+    over the warm fit at their own length; only the time of the short first prefill is not theirs to say."""
     start = ColdStart(state=state, label=_COLD_LABELS[state], verified=all(seen.cold_verified))
-    loads = known([sample.load_s for sample, _ in samples])
+    every = [*(sample for sample, _ in samples), *filled]
+    loads = known([sample.load_s for sample in every])
     start.samples_ms = [value * 1000 for value in loads]
     start.load = middle(start.samples_ms, "ms", plan.seed)
     start.prompt_tokens = samples[-1][0].prompt_tokens
     if first := known([sample.prefill_s for sample, _ in samples]):
         start.prefill = middle([value * 1000 for value in first], "ms", plan.seed)
-    if totals := known([_cold_total(sample, section.prefill, warm) for sample, _ in samples]):
+    if totals := known([_cold_total(sample, section.prefill, warm) for sample in every]):
         start.total = middle([value * 1000 for value in totals], "ms", plan.seed)
     else:
         start.unmeasured["total"] = "needs the warm prefill fit and a warm decode"

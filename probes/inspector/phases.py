@@ -3,6 +3,8 @@
     P0 survey · P1 unload, verified · P2 page cache · P3 cold · P4 warm up till stable · P5 prefill ladder, shuffled
     P6 decode, shallow and at depths · P7 shallow repeat (drift) · P8 memory at other windows (P9: `survey.restore`)
 
+Apple's runner takes memory as tokens come: there P8 is one more cold start with a long prompt, right after P3; it counts as a
+cold start, and as the first warm-up. The warm-up that ends P4 is one of the decodes at that depth, where several are wanted.
 Every prompt begins with a fresh nonce, so no prefix is cached; every request carries `truncate:false, shift:false` and all
 options, because a different value would reload the runner.
 """
@@ -68,6 +70,7 @@ class Seen:
 
     survey: Survey | None = None
     cold: list[Sample] = field(default_factory=list)
+    filled: list[Sample] = field(default_factory=list)  # cold starts with a long prompt, which fill the cache
     cold_verified: list[bool] = field(default_factory=list)
     cold_resident: list[float | None] = field(default_factory=list)  # share of the weights in the page cache before
     warm_up: list[Sample] = field(default_factory=list)
@@ -87,7 +90,11 @@ class Seen:
 def phases(plan: Plan, seen: Seen) -> Probe[None]:
     """Ask everything, filling `seen`. Stops early by `Stopped`, after which the model is left as it is."""
     asker = _Asker(plan, seen)
-    ladder = [(length, repeat) for length in plan.prefill_lengths for repeat in range(plan.prefills_of(length))]
+    ladder = [
+        (length, repeat)
+        for length in plan.prefill_lengths
+        for repeat in range(plan.prefills_of(length) - (length == plan.cached_length))  # one more is asked by `cached`
+    ]
     steps = plan.cold_repeats + len(ladder) + plan.decode_repeats + len(plan.depths) + 6
     done = 0
 
@@ -97,16 +104,17 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
         seen.warnings += seen.survey.warnings
     found = seen.survey
 
-    if plan.compat is not None and plan.cold_repeats == 1:
+    short = plan.short_starts(lazy=found.lazy)
+    if plan.compat is not None and short == 1:
         yield from asker.learn_rate()
-    starts = plan.cold_repeats + plan.evict_page_cache
+    starts = short + plan.evict_page_cache
     for repeat in range(starts):
         yield Note(f"cold start {repeat + 1} of {starts}", done, steps)
         yield from unload(f"P1/{repeat}", found)
         yield Wait(f"P1/{repeat}/settle", 2.0 if found.target.runner == "gguf" and plan.host.gpus else 0.2)
         before = yield from residents(f"P2/{repeat}/ps")
         seen.cold_verified.append(found.ours(before) is None)
-        evicting = repeat >= plan.cold_repeats
+        evicting = repeat >= short
         resident: float | None = None
         if found.blob is not None and plan.host.local and plan.host.described is None:
             looked = yield Ask(f"P2/{repeat}/cache", found.blob, {"evict": evicting}, method="LOCAL")
@@ -115,8 +123,12 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
         if plan.compat is not None and repeat == 0 and starts > 1:
             yield from asker.learn_rate()
         done += 1
+    if found.lazy:
+        for tokens in plan.fill_depths:
+            yield Note(f"cold start that fills the cache with {tokens} tokens", done, steps)
+            yield from asker.fill(found, tokens)
 
-    for number in range(plan.warm_up_most):
+    for number in range(len(seen.warm_up), plan.warm_up_most):
         yield Note("warming up", done, steps)
         stable = yield from asker.warm_up(number)
         if stable:
@@ -135,14 +147,15 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
         yield from asker.decode(f"P6/shallow/{repeat}", 32, plan.decode_tokens, seen.decode)
         done += 1
     for depth in plan.depths:
-        for repeat in range(plan.depth_repeats):
+        for repeat in range(sum(sample.target_tokens == depth for sample in seen.deep), plan.depth_repeats):
             yield Note(f"decode at depth {depth}", done, steps)
             yield from asker.decode(f"P6/{depth}/{repeat}", depth, plan.depth_tokens, seen.deep)
         done += 1
     yield from asker.decode("P7/shallow", 32, plan.decode_tokens, seen.again)
 
-    yield Note("memory at other windows", done, steps)
-    yield from asker.memory(found)
+    if not found.lazy:
+        yield Note("memory at other windows", done, steps)
+        yield from asker.memory(found)
     yield Note("done", steps, steps)
 
 
@@ -222,8 +235,8 @@ class _Asker:
             self.seen.warnings.append(("not_resident", "The model was not listed by /api/ps right after it answered."))
             return
         self.seen.resident = mine
-        soft = found.target.runner == "mlx"  # there num_ctx is no limit, and ps shows the model's own
-        if not soft and mine.context_tokens is not None and mine.context_tokens != self.plan.window_tokens:
+        # on Apple's runner num_ctx is no limit, and ps shows the model's own
+        if not found.lazy and mine.context_tokens is not None and mine.context_tokens != self.plan.window_tokens:
             self.seen.warnings.append(
                 (
                     "window_differs",
@@ -235,17 +248,23 @@ class _Asker:
             self.seen.memory.append((mine.context_tokens or self.plan.window_tokens, held, mine))
 
     def warm_up(self, number: int) -> Probe[bool]:
-        """A discarded request of the largest prefill; true once two successive decode speeds differ by less than 3 %."""
+        """A request of the largest prefill; true once two successive decode speeds differ by less than 3 %. The one that says
+        so was asked of a warm runner, so it is a decode at that depth like those that follow; the others are discarded."""
         length = max(self.plan.prefill_lengths) if number < 2 else 128
         answer = yield from self.generate(f"P4/{number}", self.prompt(length, _DECODE_TASK), self.plan.warm_up_tokens)
         if answer.ok:
             self.seen.warm_up.append(Sample(answer, "warm-up", length))
         speeds = [speed for sample in self.seen.warm_up if (speed := sample.decode_s_per_token) is not None]
-        return len(speeds) >= 2 and abs(speeds[-1] / speeds[-2] - 1) < _STABLE
+        stable = answer.ok and len(speeds) >= 2 and abs(speeds[-1] / speeds[-2] - 1) < _STABLE
+        if stable and length in self.plan.depths and self.plan.depth_repeats > 1:
+            self.seen.deep.append(Sample(answer, "decode", length))
+        return stable
 
-    def prefill(self, length: int, repeat: int) -> Probe[None]:
+    def prefill(self, length: int, repeat: int | str) -> Probe[str]:
+        """A fresh prompt of that length; answers its text, empty where none came through."""
         for attempt in range(3):
-            answer = yield from self.generate(f"P5/{length}/{repeat}/{attempt}", self.prompt(length), 1)
+            text = self.prompt(length)
+            answer = yield from self.generate(f"P5/{length}/{repeat}/{attempt}", text, 1)
             if not answer.ok:
                 continue
             sample = Sample(answer, "prefill", length)
@@ -253,7 +272,8 @@ class _Asker:
                 self.seen.discarded += 1
                 continue
             self.seen.prefill.append(sample)
-            return
+            return text
+        return ""
 
     def _hit_a_cache(self, sample: Sample) -> bool:
         usage = sample.answer.usage
@@ -264,31 +284,40 @@ class _Asker:
         return bool(known) and sample.prefill_s is not None and sample.prefill_s < 0.5 * median(known)
 
     def cached(self) -> Probe[None]:
-        """C3: the same prompt twice, the second time from the cache."""
-        text = self.prompt(min(2048, max(self.plan.prefill_lengths)))
-        yield from self.generate("P5/cached/first", text, 1)
+        """C3: the same prompt twice, the second time from the cache. The first is a prefill of that length like any other."""
+        text = yield from self.prefill(self.plan.cached_length, "cached")
+        if not text:
+            return
         answer = yield from self.generate("P5/cached/second", text, 1)
         if answer.ok:
-            self.seen.cached = Sample(answer, "cached", len(text))
+            self.seen.cached = Sample(answer, "cached", self.plan.cached_length)
 
     def decode(self, key: str, depth: int, n: int, into: list[Sample]) -> Probe[None]:
         answer = yield from self.generate(key, self.prompt(depth, _DECODE_TASK), n)
         if answer.ok:
             into.append(Sample(answer, "decode", depth))
 
-    def memory(self, found: Survey) -> Probe[None]:
-        """Load at other windows with the same num_batch and read /api/ps. Apple's runner allocates as tokens come, so there
-        the cache is filled instead."""
-        if found.target.runner == "mlx":
-            for tokens in self.plan.fill_depths:
-                yield from unload(f"P8/fill{tokens}", found)
-                answer = yield from self.generate(f"P8/fill{tokens}", self.prompt(tokens), 1)
-                mine = found.ours((yield from residents(f"P8/fill{tokens}/after")))
-                if answer.ok and mine is not None:
-                    self.seen.memory.append(
-                        (mine.context_tokens or self.plan.window_tokens, (answer.input_tokens or 0) + 1, mine)
-                    )
+    def fill(self, found: Survey, tokens: int) -> Probe[None]:
+        """Start cold, fill the cache with so many tokens and read /api/ps: nothing else is in it then."""
+        key = f"P8/fill{tokens}"
+        yield from unload(key, found)
+        before = yield from residents(f"{key}/before")
+        self.seen.cold_verified.append(found.ours(before) is None)
+        longest = tokens >= max(self.plan.prefill_lengths)
+        n = self.plan.warm_up_tokens if longest else self.plan.cold_tokens
+        answer = yield from self.generate(key, self.prompt(tokens, _DECODE_TASK), n)
+        mine = found.ours((yield from residents(f"{key}/after")))
+        if not answer.ok:
             return
+        self.seen.filled.append(Sample(answer, "filled", tokens))
+        if longest:
+            self.seen.warm_up.append(Sample(answer, "warm-up", tokens))
+        if mine is not None:
+            held = (answer.input_tokens or 0) + (answer.output_tokens or 0)
+            self.seen.memory.append((mine.context_tokens or self.plan.window_tokens, held, mine))
+
+    def memory(self, found: Survey) -> Probe[None]:
+        """Load at other windows with the same num_batch and read /api/ps."""
         for window in self.plan.memory_windows:
             answer = yield from self.generate(f"P8/{window}", self.prompt(32), 1, window=window)
             mine = found.ours((yield from residents(f"P8/{window}/ps")))

@@ -44,9 +44,18 @@ class Plan:
     evict_page_cache: bool = False  # one more cold start, with the weights put out of the page cache (C0)
     host: Host = field(default_factory=Host)
 
+    @property
+    def cached_length(self) -> int:
+        """Of the prompt that is sent a second time, to be answered from the cache."""
+        return max((n for n in self.prefill_lengths if n <= 2048), default=min(self.prefill_lengths))
+
     def prefills_of(self, length: int) -> int:
         """Requests that only measure the prefill of `length`; the decodes at that depth measure it too."""
         return max(1, self.prefill_repeats - (self.depth_repeats if length in self.depths else 0))
+
+    def short_starts(self, *, lazy: bool) -> int:
+        """Cold starts with a short prompt. Apple's runner is filled by cold starts with a long one, which count too."""
+        return max(2 if self.cold_repeats > 2 else 1, self.cold_repeats - len(self.fill_depths)) if lazy else self.cold_repeats
 
     @property
     def same_machine(self) -> bool:
@@ -140,7 +149,8 @@ def cost(
     speed_in, speed_out, load = prefill_per_s or 1000.0, decode_per_s or 60.0, load_s or 3.0
     largest = max(plan.prefill_lengths)
     ladder = sum(plan.prefills_of(length) for length in plan.prefill_lengths)
-    deep = plan.depth_repeats * len(plan.depths)
+    counted = largest in plan.depths and plan.depth_repeats > 1  # the last warm-up is one of the decodes at depth
+    deep = plan.depth_repeats * len(plan.depths) - counted
     # MLX fills the cache to two depths where the others load at other windows: about as long, so one price for both
     prompt = (
         plan.cold_repeats * plan.cold_prompt
@@ -148,6 +158,7 @@ def cost(
         + sum(plan.prefills_of(length) * length for length in plan.prefill_lengths)
         + min(2048, largest)
         + plan.depth_repeats * sum(plan.depths)
+        - counted * largest
         + (plan.decode_repeats + 1) * 32
     )
     output = (

@@ -36,6 +36,16 @@ def test_the_posts_ladder_comes_out_of_its_token_law() -> None:
     assert legacy.collapsed_at is None
 
 
+def test_of_a_sweep_that_is_thrown_away_one_position_is_asked() -> None:
+    model = FakeModel(per_token=5.62)
+    ladder(model)
+    asked = [ask.key.split("/")[1:3] for ask in model.asked if ask.key.startswith("compat/")]
+    counts = {"/".join(key): asked.count(key) for key in asked}
+    for rung in (2048, 4096, 6144):
+        assert (counts[f"{rung}/0"], counts[f"{rung}/1"]) == (1, 3)
+    assert counts["8192/0"] == 3
+
+
 def test_a_model_that_fails_from_the_start_is_broken_and_one_that_falls_collapses() -> None:
     assert ladder(FakeModel(accuracy=lambda n: 0.0, wrong="empty")).broken
     fallen = ladder(FakeModel(per_token=5.62, accuracy=lambda n: 1.0 if n < 3000 else 0.0, wrong="empty"))

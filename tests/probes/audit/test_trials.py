@@ -99,8 +99,18 @@ def test_every_request_carries_the_same_launch_options() -> None:
     assert {(b["truncate"], b["shift"]) for b in bodies} == {(False, False)}
     sent = [options_of(ask) for ask in model.asked if ask.path == "/api/chat"]
     assert len({(options["num_ctx"], options["num_batch"]) for options in sent}) == 1
-    firsts = [text_of(ask)[:40] for ask in model.asked if ask.path == "/api/chat"]
+    firsts = [text_of(ask)[:40] for ask in model.asked if ask.path == "/api/chat" and not ask.key.startswith("header/")]
     assert len(set(firsts)) == len(firsts)
+
+
+def test_the_first_line_is_asked_of_the_material_that_was_judged_last() -> None:
+    model = FakeModel()
+    run(model, profile="quick")
+    asked = [ask for ask in model.asked if ask.path == "/api/chat"]
+    place = next(index for index, ask in enumerate(asked) if ask.key.startswith("header/"))
+    before, header = (text_of(ask).rsplit("\n\nQuestion: ", 1) for ask in asked[place - 1 : place + 1])
+    assert header[0] == before[0]
+    assert header[1] == "What is the header tag in the first line of the material?\nAnswer:"
 
 
 def test_a_smaller_window_than_asked_for_is_refused_with_the_remedy() -> None:

@@ -95,6 +95,35 @@ def test_apples_runner_is_filled_instead_of_reloaded() -> None:
     assert len({held for _, held, _ in seen.memory}) >= 3
 
 
+def test_a_filling_is_a_cold_start_and_the_first_warm_up() -> None:
+    model = FakeModel(format="safetensors", load_ms=2924)
+    plan = plan_for(model.name, "http://x", seed=2, advertised_tokens=model.trained, compat="quantamind")
+    seen = Seen()
+    section = replay(inspect(plan, seen), model.answer)
+    keys = [ask.key for ask in model.asked if ask.body and "prompt" in ask.body]
+    assert keys[:5] == ["P3/0", "P0/rate", "P3/1", "P8/fill8192", "P4/1"]
+    cold = section.cold[0]
+    assert cold.verified
+    assert (cold.load.n, cold.total.n, cold.prefill.n) == (3, 3, 2)
+    assert cold.load.value == pytest.approx(2924, abs=1)
+    assert [sample.answer.key for sample in seen.deep] == ["P4/1", "P6/8192/1"]
+
+
+def test_a_restless_warm_up_is_no_decode_at_depth() -> None:
+    model = FakeModel()
+
+    def restless(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        usage = made.usage
+        if ask.key.startswith("P4/") and usage is not None and usage.decode_ns is not None:
+            usage.decode_ns *= 1 + int(ask.key[3:])  # type: ignore[misc]
+        return made
+
+    seen = run(model, restless, quick=False)
+    assert all(sample.answer.key.startswith("P6/") for sample in seen.deep)
+    assert len(seen.deep) == 2 * 2
+
+
 def test_a_quick_inspection_takes_a_minute_of_model_time() -> None:
     model = FakeModel(prefill_ms_per_token=1.0, token_ms=1000 / 60, load_ms=3000)
     begun = model.now
