@@ -30,10 +30,17 @@ from qm_proxy.events import (
     Usage,
 )
 
-__all__ = ["Answer", "Ask", "Chunk", "Note", "Probe", "Step", "StopReason", "Stopped", "Wait", "fingerprint"]
+__all__ = ["ENDED", "Answer", "Ask", "Chunk", "Note", "Probe", "Step", "StopReason", "Stopped", "Wait", "fingerprint", "patience"]
 
 T = TypeVar("T")
 StopReason = Literal["interrupted", "cancelled", "upstream", "budget"]
+
+
+ENDED: dict[Ending, str] = {
+    "upstream_truncated": "the stream ended without its last record: the runner or the server died in the middle",
+    "upstream_unreachable": "the server cannot be reached",
+}
+"""What an ending means to a person, where the server said nothing itself."""
 
 
 @dataclass(slots=True)
@@ -68,6 +75,12 @@ class Note:
 Step: TypeAlias = Ask | Wait | Note
 
 
+def patience(prompt_tokens: int, *, loads: bool) -> float:
+    """Seconds without a byte after which a model is said to hang. A load may take ten minutes (Ollama itself gives it five);
+    on a loaded model the slowest prefill that is worth waiting for reads 20 tokens a second."""
+    return (600.0 if loads else 120.0) + prompt_tokens / 20
+
+
 class Chunk(NamedTuple):
     """One chunk of an answer: when it was read here, when the server stamped it, and what it was."""
 
@@ -100,6 +113,15 @@ class Answer:
     def ok(self) -> bool:
         """The server answered, said 2xx and finished what it began."""
         return self.status is not None and self.status < 300 and self.ending == "complete" and self.error is None
+
+    @property
+    def why(self) -> str:
+        """What went wrong, in words and without a full stop: the server's own where it said something."""
+        if self.error:
+            return self.error.rstrip(".")
+        if self.status is None and self.ending == "upstream_truncated":
+            return "the server closed the connection without a byte of answer"
+        return ENDED.get(self.ending, self.ending)
 
     @property
     def text(self) -> str:

@@ -352,11 +352,15 @@ def _print(result: Result, form: str, definitions: bool, out: Path | None) -> No
     from probes.walks import save_replays
 
     if out is not None:
-        replays = save_replays(out) if result.agent is not None else None
-        for path in (*save(result, out), *([replays] if replays else [])):
-            print(f"wrote {path}", file=sys.stderr)
-        if form == "md":
-            return
+        try:
+            replays = save_replays(out) if result.agent is not None else None
+            for path in (*save(result, out), *([replays] if replays else [])):
+                print(f"wrote {path}", file=sys.stderr)
+            if form == "md":
+                return
+        except OSError as cause:  # what was measured is told all the same
+            print(f"qm-proxy: The report cannot be written to {out}: {cause.strerror or cause}.", file=sys.stderr)
+            result.run.exit_code = result.run.exit_code or 5
     if form == "terminal":
         from rich.console import Console
 
@@ -374,7 +378,7 @@ class _Shown:
 
     def see(self, progress: Progress) -> None:
         if not self._live:
-            if progress.steps == 0 and progress.text.startswith(("inspect: ", "audit: ", "agent: ")):
+            if progress.quiet or (progress.steps == 0 and progress.text.startswith(("inspect: ", "audit: ", "agent: "))):
                 print(progress.text, file=sys.stderr, flush=True)
             return
         left = f", {progress.eta_s:.0f} s left" if progress.eta_s is not None else ""

@@ -57,6 +57,12 @@ class Client:
         self._prefix = parts.path.rstrip("/")
         self._agent = f"qm-probe/{__version__} {run}"
         self._connect_s = connect_s
+        self._current: _Exchange | None = None
+
+    @property
+    def quiet_s(self) -> float | None:
+        """How long the request in flight has brought no byte; `None` when none is in flight."""
+        return None if self._current is None else self._current.quiet_s
 
     async def ask(self, ask: Ask, on_event: Callable[[Event], None] | None = None) -> Answer:
         """Send `ask`, read to the end. Never raises for what the peer does: see `Answer.ending` and `.error`.
@@ -80,8 +86,10 @@ class Client:
         pulse = _Pulse(loop, exchange.answer.pauses) if route.generation else None
         try:
             exchange.begin(request, before)
+            self._current = exchange
             await exchange.over
         finally:
+            self._current = None
             if pulse is not None:
                 pulse.end()
             if resting:
@@ -240,6 +248,10 @@ class _Exchange(asyncio.Protocol):
             answer.ending = "upstream_error"
             told = answer.document.get("error") if isinstance(answer.document, dict) else None
             answer.error = told if isinstance(told, str) else f"status {answer.status}"
+
+    @property
+    def quiet_s(self) -> float:
+        return (time.monotonic_ns() - self._last_ns) / 1e9
 
     def _check_silence(self) -> None:
         now = time.monotonic_ns()

@@ -6,6 +6,7 @@ question that cannot be asked at all (unknown model, unreachable upstream before
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import uuid
@@ -30,11 +31,12 @@ from probes.joint import joint_verdict
 from probes.padding import GRAMMAR_VERSION
 from probes.quantamind import MAX_TOKENS, Legacy, compat_audit, compat_section, ladder_cost
 from probes.result import AgentSection, AuditSection, Host, InspectorSection, Result, Run, Target
+from probes.resume import keep, prepare, still_the_same, unfinished
 from probes.rows import Rows
 from probes.runner import Outcome, Progress, Runner
 from probes.survey import Survey, restore, survey
 from qm_proxy import __version__
-from qm_proxy.errors import InvalidMeasurement, QmError, SettingsError, UpstreamUnreachable
+from qm_proxy.errors import InvalidMeasurement, QmError, SettingsError, StoreError, UpstreamUnreachable
 from qm_proxy.events import HostSample
 
 __all__ = ["EXIT", "Estimate", "Options", "Session", "audit_context", "inspect_model", "report_agent", "report_model"]
@@ -91,21 +93,23 @@ class Session:
     def __init__(self, kind: Kind, options: Options, ask: Callable[[Ask], Awaitable[Answer]] | None = None) -> None:
         self.kind: Kind = kind
         self.options = options
-        earlier = _interrupted(kind, options)
+        earlier = unfinished(kind, options)
         self.id = earlier.run.id if earlier else _uuid7()
         if options.seed is not None:
             self.seed = options.seed
         else:
             self.seed = earlier.run.seed if earlier else random.SystemRandom().randrange(1, 2**31)
         self.host = describe(options.hardware) if options.hardware else read_host(options.upstream)
-        rows = Rows(options.out / "rows.jsonl" if options.out else None)
-        if earlier is not None:
-            rows.load()
-        elif rows.path is not None and rows.path.exists():
-            rows.path.unlink()
+        rows = Rows(options.out / "rows.jsonl" if options.out and not options.dry_run else None)
+        if rows.path is not None:
+            prepare(rows.path.parent)
+        self.recorded = rows.load() if earlier is not None else 0
+        if earlier is None and rows.path is not None:
+            rows.path.unlink(missing_ok=True)
         self.started = datetime.now(UTC)
         self.client = Client(options.upstream, self.id)
         self.runner = Runner(ask or self.client.ask, rows, options.on_progress, _sampler(self.host), budget_s=options.budget_s)
+        self.runner.quiet_s = lambda: self.client.quiet_s
         self.warnings: list[tuple[str, str]] = []
         self.estimate: Estimate | None = None
         self.survey: Survey | None = None
@@ -120,6 +124,7 @@ class Session:
     def look(self) -> Probe[Survey]:
         """Survey once, and what the machine and others say against measuring now."""
         self.survey = yield from survey(self.options.model, self.options.upstream)
+        yield from still_the_same(self.survey, self.recorded)
         self.warnings += self.survey.warnings
         self.warnings += _against(self.host)
         if not self.options.dry_run:
@@ -291,10 +296,9 @@ class Session:
         return result
 
     def save(self, result: Result) -> Result:
-        """Write result.json beside the rows; the run is then resumable or complete."""
+        """Write result.json beside the rows; the run is then resumable or complete. Raises StoreError."""
         if self.options.out is not None:
-            self.options.out.mkdir(parents=True, exist_ok=True)
-            (self.options.out / "result.json").write_text(result.to_json() + "\n", encoding="utf-8")
+            keep(self.options.out, result)
         return result
 
 
@@ -374,7 +378,10 @@ def _leave(session: Session, parts: _Parts, found: Survey) -> Probe[None]:
     """Put the server back as it was found. A run that was stopped asks nothing more: it was told to end at once."""
     stopped = session.runner.stopped or parts.stopped or (session.trials.stopped if session.trials else None)
     if not session.options.dry_run and stopped is None:
-        yield from restore(found)
+        try:
+            yield from restore(found)
+        except Stopped as stop:
+            session.warnings.append(("not_restored", f"What was loaded before could not be put back: {stop.detail}."))
 
 
 async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
@@ -382,12 +389,13 @@ async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
     outcome: Outcome[Any] | None = None
     await _check_traffic(session)
     try:
-        outcome = await session.runner.run(_shielded(probe))
+        outcome = await session.runner.run(_shielded(session, probe))
     except QmError as error:
-        if isinstance(error, SettingsError):
+        if isinstance(error, SettingsError) or session.survey is None:
             raise
         failure = error
         _rescue(session, parts)
+        await _restore_after(session, error)
     stopped = session.runner.stopped or parts.stopped or (session.trials.stopped if session.trials else None)
     if session.survey is None and stopped is not None and stopped.reason == "upstream":
         raise UpstreamUnreachable(
@@ -397,7 +405,21 @@ async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
         outcome.stopped, outcome.detail = stopped.reason, stopped.detail
     result = session.document(outcome, failure)
     _fill(session, result, parts)
-    return result if session.options.dry_run else session.save(result)
+    if session.options.dry_run:
+        return result
+    try:
+        return session.save(result)
+    except StoreError as error:
+        result.warn("not_saved", str(error))
+        result.run.exit_code = result.run.exit_code or error.exit_code
+        return result
+
+
+async def _restore_after(session: Session, failure: QmError) -> None:
+    """A run that failed leaves the server as it was found, too; where the model hangs, asking would only wait again."""
+    if session.survey is not None and not session.options.dry_run and not failure.evidence.get("hung"):
+        with contextlib.suppress(QmError, Stopped):  # the failure is what is told
+            await session.runner.run(restore(session.survey))
 
 
 def _rescue(session: Session, parts: _Parts) -> None:
@@ -408,12 +430,13 @@ def _rescue(session: Session, parts: _Parts) -> None:
         parts.audit = conclude_audit(session.trials)
 
 
-def _shielded(probe: Probe[None]) -> Probe[None]:
-    """A probe that was stopped outside of its own conclusions still ends, instead of raising."""
+def _shielded(session: Session, probe: Probe[None]) -> Probe[None]:
+    """A probe that was stopped outside of its own conclusions still ends, instead of raising; why, is kept for the run's state:
+    a server that lists no models any more is no complete run."""
     try:
         yield from probe
-    except Stopped:
-        return
+    except Stopped as stop:
+        session.runner.stopped = session.runner.stopped or stop
 
 
 def _fill(session: Session, result: Result, parts: _Parts) -> None:
@@ -534,19 +557,6 @@ def _sampler(host: Host) -> Callable[[], HostSample] | None:
     from qm_proxy.beside.host import Host as Beside
 
     return Beside().sample
-
-
-def _interrupted(kind: Kind, options: Options) -> Result | None:
-    """An unfinished run of the same kind, model and seed in `out`."""
-    if options.out is None or not options.resume or options.dry_run:
-        return None
-    try:
-        found = Result.from_json((options.out / "result.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    same = found.run.kind == kind and found.target.name == options.model and found.run.seed == (options.seed or found.run.seed)
-    alike = found.run.quick == options.quick and found.run.compat == options.compat
-    return found if same and alike and found.run.state in ("interrupted", "cancelled", "failed") else None
 
 
 def _duration(seconds: float) -> str:

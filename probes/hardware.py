@@ -14,14 +14,13 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
 from probes.result import Gpu, Host
 from qm_proxy.errors import SettingsError
 
 __all__ = ["describe", "hardware_class", "read_host"]
 
 _UNITS = {"gib": 1024**3, "gb": 1024**3, "g": 1024**3, "tib": 1024**4, "mib": 1024**2}  # people say GB and mean GiB of RAM
+_LEAST, _MOST = 256 * 1024**2, 64 * 1024**4
 _DRM = Path("/sys/class/drm")
 _SHAPING = (
     "OLLAMA_NUM_PARALLEL",
@@ -39,15 +38,31 @@ def describe(text: str) -> Host:
     )
     if found:
         kind, amount, unit, more, more_unit = found.groups()
+        if more is not None and kind in ("apple", "cpu"):
+            raise SettingsError(
+                f"The hardware {text!r} has a second amount, but {kind} has one memory.", remedy=f"Write {kind}:{amount}{unit}."
+            )
         if unit in _UNITS and (more_unit is None or more_unit in _UNITS):
             first = int(float(amount) * _UNITS[unit])
             ram = int(float(more) * _UNITS[str(more_unit)]) if more is not None else None
+            for size in (first, *([ram] if ram is not None else [])):
+                if not _LEAST <= size <= _MOST:
+                    raise SettingsError(
+                        f"The hardware {text!r} has {size / _UNITS['gib']:,.2g} GiB of memory.", remedy="Give 256 MiB to 64 TiB."
+                    )
             return _described(kind, first, ram, text)
     elif Path(text).is_file():
         try:
             host = Host.model_validate(json.loads(Path(text).read_text(encoding="utf-8")))
-        except (ValueError, ValidationError) as cause:
-            raise SettingsError(f"The hardware file {text} cannot be used: {cause}.") from cause
+        except (OSError, ValueError) as cause:
+            words = "; ".join(str(cause).split("\n")[1:3]) if hasattr(cause, "error_count") else str(cause)
+            raise SettingsError(f"The hardware file {text} cannot be used: {words}.") from cause
+        sizes = [host.memory_bytes, *(gpu.memory_bytes for gpu in host.gpus)]
+        if not any(sizes) or any(size is not None and size < 0 for size in sizes):
+            raise SettingsError(
+                f"The hardware file {text} tells no memory.",
+                remedy='It needs {"memory_bytes": …} or {"gpus": [{"name": …, "memory_bytes": …}]}.',
+            )
         host.described = text
         host.hardware_class = host.hardware_class or hardware_class(host)
         return host

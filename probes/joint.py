@@ -36,11 +36,26 @@ def joint_verdict(result: Result) -> JointVerdict | None:
     measured = any(reach.source != _SHOWN for reach in reaches)  # an advertised window alone is no evidence of anything
     least = min(reaches, key=lambda reach: reach.tokens) if measured else None
     agent = result.agent
+    if (doubt := _unusable(result)) is not None and agent is None:
+        return JointVerdict(sentence=f"Not shown to be usable here: {doubt}.", limits=limits)
     if agent is None:
         subject = "Usable (agent work not measured)"
         tail = f" {least.words}, on this machine." if least is not None else "; no context limit was measured."
         return JointVerdict(sentence=subject + tail, limits=limits)
     return JointVerdict(sentence=_agent_sentence(agent, least, limits), limits=limits)
+
+
+def _unusable(result: Result) -> str | None:
+    """What was seen that no memory and no window make up for; `None` when nothing was."""
+    audited, inspected = result.audit, result.inspector
+    if inspected is not None and not inspected.valid and "ttft_any" in inspected.unmeasured:
+        return f"it gave no text (Inspector: {inspected.unmeasured['ttft_any']})"
+    if audited is not None and audited.verdict == "unusable baseline":
+        right = f", {audited.baseline.value:.0%} right" if audited.baseline is not None else ""
+        return f"it does not answer short prompts (Audit: unusable baseline{right})"
+    if result.run.state == "failed":
+        return f"the run failed ({(result.run.reason or 'without a reason').rstrip('.')})"
+    return None
 
 
 def _reaches(result: Result) -> tuple[list[_Reach], list[dict[str, Any]]]:

@@ -6,6 +6,7 @@ Event times are ns since the request was written. A last line cut short by a cra
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 
 from probes.ask import Answer, Ask, fingerprint
 from qm_proxy import events as nouns
+from qm_proxy.errors import StoreError
 from qm_proxy.events import Event
 
 __all__ = ["Rows", "decode", "encode"]
@@ -86,6 +88,7 @@ class Rows:
         self._file: TextIO | None = None
         self._known: dict[str, dict[str, Any]] = {}
         self.written = 0
+        self._broken = False
 
     def load(self) -> int:
         """Read what an earlier run left; answers how many rows can be replayed."""
@@ -112,16 +115,26 @@ class Rows:
         return decode(row) if row is not None and row["asked"] == fingerprint(ask) else None
 
     def add(self, ask: Ask, answer: Answer) -> None:
-        """Append and flush: after this call the row survives the process."""
-        if self.path is not None:
-            if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a", encoding="utf-8")
-            self._file.write(json.dumps(encode(ask, answer), separators=(",", ":"), ensure_ascii=False) + "\n")
-            self._file.flush()
+        """Append and flush: after this call the row survives the process. StoreError once when the disk says no; after that
+        nothing more is written, so that the rows on disk are an unbroken row."""
+        if self.path is not None and not self._broken:
+            try:
+                if self._file is None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._file = self.path.open("a", encoding="utf-8")
+                self._file.write(json.dumps(encode(ask, answer), separators=(",", ":"), ensure_ascii=False) + "\n")
+                self._file.flush()
+            except OSError as cause:
+                self._broken = True
+                self.close()
+                raise StoreError(
+                    f"{self.path} cannot be written: {cause.strerror or cause}.",
+                    remedy="Make room and give the same command again: it goes on from the rows that are there.",
+                ) from cause
         self.written += 1
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be flushed was told of when it was added
+                self._file.close()
             self._file = None

@@ -5,6 +5,7 @@ Rules that hold here:
 - One ask at a time, in the probe's order: two would disturb each other's times.
 - A row is on disk before the probe sees the answer. Resuming answers from the rows while they fit (same key, same question);
   where they end, an unrecorded warm-up puts the model back as the last replayed request had left it.
+- A request that brings no byte for long is told of while it is waited for, with the time at which it is given up.
 - `stop()` aborts the request in flight (its socket is closed), throws `Stopped` into the probe and returns what it concludes.
 """
 
@@ -15,7 +16,7 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -30,6 +31,7 @@ __all__ = ["Outcome", "Progress", "Runner", "replay"]
 
 T = TypeVar("T")
 _CONNECT_TRIES = 3
+_QUIET_S = 15.0  # without a byte for so long is worth a word
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class Progress:
     steps: int
     elapsed_s: float
     requests: int
+    quiet: bool = False  # told because nothing comes, not because something was done
 
     @property
     def eta_s(self) -> float | None:
@@ -70,6 +73,9 @@ class Runner:
     sample_host: Callable[[], HostSample] | None = None
     budget_s: float | None = None  # stop after so much model time; what is done is kept
     retry_s: float = 1.0  # between tries to reach an upstream that went away
+    quiet_s: Callable[[], float | None] | None = None  # how long the request in flight has brought no byte
+    tell_s: float = 30.0  # how often a wait without a byte is told of
+    _told: Progress | None = None
     _stop: tuple[StopReason, str] | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _standing: Ask | None = None  # the replayed request that left the model loaded as it then was
@@ -111,7 +117,8 @@ class Runner:
     async def _answer(self, step: Step, started: float) -> Answer:
         if isinstance(step, Note):
             if self.on_progress is not None:
-                self.on_progress(Progress(step.text, step.step, step.steps, time.monotonic() - started, self.requests))
+                self._told = Progress(step.text, step.step, step.steps, time.monotonic() - started, self.requests)
+                self.on_progress(self._told)
             return Answer(key="note")
         if isinstance(step, Wait):
             if self.requests > self.replayed or not self.replayed:
@@ -157,7 +164,9 @@ class Runner:
         samples: list[HostSample] = []
         watching = spawn(self._watch(samples), name="probe host") if self.sample_host is not None else None
         try:
-            await asyncio.wait({request, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            waited = {request, stopping}
+            while not (await asyncio.wait(waited, timeout=self.tell_s, return_when=asyncio.FIRST_COMPLETED))[0]:
+                self._tell_quiet(ask)
         finally:
             for task in (stopping, watching, None if request.done() else request):
                 if task is not None and not task.done():
@@ -169,6 +178,14 @@ class Runner:
         answer: Answer = request.result()
         answer.host = samples
         return answer
+
+    def _tell_quiet(self, ask: Ask) -> None:
+        quiet = self.quiet_s() if self.quiet_s is not None else None
+        if quiet is None or quiet < min(_QUIET_S, self.tell_s) or self.on_progress is None:
+            return
+        before = self._told or Progress("", 0, 0, 0.0, self.requests)
+        text = f"{before.text}: no byte for {quiet:.0f} s; given up after {ask.silence_s:.0f} s".removeprefix(": ")
+        self.on_progress(replace(before, text=text, elapsed_s=before.elapsed_s + quiet, quiet=True))
 
     async def _watch(self, samples: list[HostSample]) -> None:
         assert self.sample_host is not None

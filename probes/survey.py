@@ -12,7 +12,7 @@ from typing import Any
 
 from probes.ask import Answer, Ask, Probe, Stopped, Wait
 from probes.result import Target
-from qm_proxy.errors import InvalidMeasurement, SettingsError, UpstreamRefused
+from qm_proxy.errors import InvalidMeasurement, QmError, SettingsError, UpstreamError, UpstreamRefused
 
 __all__ = ["Resident", "Survey", "hung", "residents", "restore", "survey", "unload"]
 
@@ -62,14 +62,19 @@ class Survey:
 def survey(model: str, endpoint: str) -> Probe[Survey]:
     """Ask version, tags, show and ps. Raises SettingsError for a model that cannot be probed."""
     version = yield Ask("P0/version", "/api/version", method="GET", silence_s=30)
+    if version.ending == "upstream_unreachable":
+        raise Stopped("upstream", f"the upstream does not answer: {version.why}")
     if version.status is None:
-        raise Stopped("upstream", f"the upstream does not answer: {version.error}")
+        raise _stranger(endpoint, f"GET /api/version: {version.why}")
     tags = yield Ask("P0/tags", "/api/tags", method="GET", silence_s=30)
     listed = [entry for entry in _list(tags, "models") if isinstance(entry.get("name"), str)]
     show = yield Ask("P0/show", "/api/show", {"model": model, "verbose": True}, silence_s=60)
-    if show.status == 404 or (show.status or 0) >= 400:
+    numbered = version.document.get("version") if isinstance(version.document, dict) else None
+    if not isinstance(numbered, str) and not (show.ok and isinstance(show.document, dict)):
+        raise _stranger(endpoint, f"GET /api/version: {'no version in it' if version.ok else version.why}")
+    if not show.ok or not isinstance(show.document, dict):
         raise _unknown(model, [entry["name"] for entry in listed], show)
-    document = show.document if isinstance(show.document, dict) else {}
+    document = show.document
     capabilities = [str(item) for item in document.get("capabilities") or []]
     entry = next((entry for entry in listed if _plain(entry["name"]) == _plain(model)), {})
     if document.get("remote_model") or document.get("remote_host") or model.endswith(("-cloud", ":cloud")):
@@ -91,7 +96,7 @@ def survey(model: str, endpoint: str) -> Probe[Survey]:
     target = Target(
         endpoint=endpoint,
         name=model,
-        ollama_version=version.document.get("version") if isinstance(version.document, dict) else None,
+        ollama_version=numbered if isinstance(numbered, str) else None,
         digest=entry.get("digest"),
         runner="gguf" if kind == "gguf" else "mlx" if kind in ("safetensors", "mlx") else "unknown",
         family=details.get("family") or None,
@@ -117,7 +122,7 @@ def residents(key: str) -> Probe[list[Resident]]:
     """What is loaded now. An answer that cannot be read counts as an error: nothing loaded would be a claim."""
     answer = yield Ask(key, "/api/ps", method="GET", silence_s=30)
     if not answer.ok:
-        raise Stopped("upstream", f"/api/ps does not answer: {answer.error or answer.status}")
+        raise Stopped("upstream", f"/api/ps does not answer: {answer.why}")
     return [
         Resident(
             name=str(entry.get("name") or entry.get("model") or ""),
@@ -156,16 +161,23 @@ def restore(found: Survey) -> Probe[None]:
         yield Ask(f"P9/reload/{name}", "/api/generate", {"model": name}, silence_s=300)
 
 
-def hung(model: str, answer: Answer) -> InvalidMeasurement:
+def hung(model: str, answer: Answer) -> UpstreamError:
     """The error for a model that accepts requests and sends nothing: asking again would only wait again."""
-    return InvalidMeasurement(
-        f"{model} accepted a request and sent {answer.error}: it hangs.", remedy=f"Free it with: qm-proxy doctor --unhang {model}"
+    place = "fell silent in mid-answer" if answer.chunks else "accepted a request and sent nothing"
+    return UpstreamError(
+        f"{model} {place}: {answer.why}; it hangs.", remedy=f"Free it with: qm-proxy doctor --unhang {model}", hung=True
     )
 
 
-def _unknown(model: str, names: list[str], show: Answer) -> Exception:
+def _stranger(endpoint: str, found: str) -> QmError:
+    return UpstreamError(
+        f"What answers at {endpoint} is not Ollama ({found}).", remedy="Give the address of Ollama itself with --upstream."
+    )
+
+
+def _unknown(model: str, names: list[str], show: Answer) -> QmError:
     if show.status != 404:
-        return UpstreamRefused(f"/api/show of {model} was refused: {show.error}.", status=show.status, body=show.error)
+        return UpstreamRefused(f"/api/show of {model} was refused: {show.why}.", status=show.status, body=show.error)
     near = difflib.get_close_matches(model, names, n=3, cutoff=0.4) or [name for name in names if _plain(model)[:4] in name][:3]
     have = (
         f"Near names here: {', '.join(near)}." if near else (f"Here are: {', '.join(names[:5])}." if names else "None is here.")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from probes.ask import Ask
 from probes.client import Client
 
-__all__ = ["in_flight"]
+__all__ = ["in_flight", "same_place"]
 
 CONSOLE = "http://127.0.0.1:11437"
 
@@ -19,14 +19,15 @@ async def in_flight(upstream: str, console: str = CONSOLE) -> int | None:
     """Requests now in flight through the proxy of that console to this upstream; `None` when that cannot be known."""
     answer = await Client(console, "traffic", connect_s=0.5).ask(Ask("status", "/api/v1/status", method="GET", limit_s=2.0))
     status = answer.document if answer.ok and isinstance(answer.document, dict) else None
-    if status is None or not _same(str(status.get("upstream", "")), upstream):
+    if status is None or not same_place(str(status.get("upstream", "")), upstream):
         return None
     sessions = status.get("sessions")
     found = status.get("in_flight", sessions.get("in_flight") if isinstance(sessions, dict) else None)
     return found if isinstance(found, int) else None
 
 
-def _same(one: str, other: str) -> bool:
+def same_place(one: str, other: str) -> bool:
+    """Do two addresses name one server, as far as their words say?"""
     return _place(one) == _place(other)
 
 

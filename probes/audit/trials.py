@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from probes.ask import Answer, Ask, Note, Probe, Stopped
+from probes.ask import Answer, Ask, Note, Probe, Stopped, patience
 from probes.audit.facts import Family, Trial, make_trial, secret_code
 from probes.audit.haystack import STRATA, Calibration, Prompt, build
 from probes.audit.ladder import AskHeader, AskLate, AskTrial, Ladder
@@ -19,7 +19,7 @@ from probes.audit.scoring import classify
 from probes.padding import Register, repetition
 from probes.result import AnswerClass
 from probes.survey import Survey, hung, residents, survey
-from qm_proxy.errors import InvalidMeasurement, UpstreamRefused
+from qm_proxy.errors import InvalidMeasurement, UpstreamError, UpstreamRefused
 
 __all__ = ["Observed", "Trials"]
 
@@ -115,7 +115,8 @@ class Trials:
         if self.plan.think is not None:
             body["think"] = self.plan.think
         for attempt in range(_TRIES):
-            answer = yield Ask(f"{key}/{attempt}" if attempt else key, "/api/chat", body)
+            wait = patience(len(prompt.text) // 3, loads=not self.prompt_tokens)
+            answer = yield Ask(f"{key}/{attempt}" if attempt else key, "/api/chat", body, silence_s=wait)
             if answer.ok or _overflowed(answer):
                 self.failures = 0
                 self.prompt_tokens += answer.input_tokens or 0
@@ -123,7 +124,7 @@ class Trials:
             if answer.silent:
                 raise hung(self.plan.model, answer)
             self.failures += 1
-            self.last_failure = answer.error or answer.ending
+            self.last_failure = answer.why
             if answer.status is not None and 400 <= answer.status < 500:
                 raise UpstreamRefused(
                     f"{self.plan.model} refuses the audit's request: {self.last_failure}.",
@@ -147,7 +148,11 @@ class Trials:
                 trial = make_trial("literal", f"{self.plan.seed}/calibration/{register}/{tokens}")
                 prompt = self._build(trial, register, tokens, f"calibration/{tokens}", depth=0.5)
                 answer = yield from self._ask(f"calibrate/{register}/{tokens}", prompt, 1)
-                if not answer.ok or answer.input_tokens is None:
+                if not answer.ok and not _overflowed(answer):
+                    raise UpstreamError(
+                        f"{self.plan.model} failed {_TRIES} times; last: {answer.why}.", remedy="See the server's log."
+                    )
+                if answer.input_tokens is None:
                     raise InvalidMeasurement(
                         f"A calibration prompt got no token count: {answer.error or 'prompt_eval_count is missing'}.",
                         remedy="The audit needs the count to tell truncation from forgetting.",

@@ -9,11 +9,14 @@ from probes.inspector import memory as mem
 from probes.inspector.phases import Seen
 from probes.inspector.plan import Plan
 from probes.inspector.summaries import coefficient
-from probes.result import Ceilings, Memory, Statistic
+from probes.result import Ceilings, Host, Memory, Statistic
 from probes.stats.fits import Fit, line
 from probes.stats.intervals import Interval
+from probes.survey import Resident, Survey
 
 __all__ = ["footprint"]
+
+_HIDDEN = "the server uses a device whose memory cannot be read from here; describe it with --hardware"
 
 
 def footprint(plan: Plan, seen: Seen, why: str) -> Memory:
@@ -26,11 +29,12 @@ def footprint(plan: Plan, seen: Seen, why: str) -> Memory:
     section.size_bytes, section.vram_bytes = mine.size, mine.size_vram
     window, held, _ = seen.memory[0] if seen.memory else (plan.window_tokens, None, mine)
     section.window_tokens, section.at_tokens = window, held
-    device = next((gpu.memory_bytes for gpu in host.gpus if gpu.memory_bytes), None) or host.memory_bytes
-    if host.unified:
-        device = host.memory_bytes
+    cards = sum(gpu.memory_bytes or 0 for gpu in host.gpus)
+    device = host.memory_bytes if host.unified else cards or host.memory_bytes
     used = mine.size_vram if mine.size_vram else mine.size
-    if device and used:
+    if _hidden_device(host, mine):
+        section.unmeasured["share"] = _HIDDEN
+    elif device and used:
         section.device_bytes, section.share = device, used / device
     else:
         section.unmeasured["share"] = "the machine's memory is not known; describe it with --hardware"
@@ -58,6 +62,19 @@ def footprint(plan: Plan, seen: Seen, why: str) -> Memory:
         section.agreement = _agreement(cache, net)
     _ceilings(section, plan, seen, fit)
     return section
+
+
+def _hidden_device(host: Host, mine: Resident) -> bool:
+    """The server put the model on a device, and we can read none: its memory is not the RAM's."""
+    return bool(mine.size_vram) and not host.gpus and not host.unified and host.described is None
+
+
+def _taken(host: Host, found: Survey) -> tuple[int, int]:
+    """Bytes on the devices that are held by no model, and bytes of RAM that our own model held when the machine was read."""
+    used = [gpu.used_bytes for gpu in host.gpus if gpu.used_bytes is not None]
+    elsewhere = max(0, sum(used) - sum(resident.size_vram or 0 for resident in found.loaded)) if used else 0
+    mine = found.ours(found.loaded)
+    return elsewhere, (mine.size or 0) - (mine.size_vram or 0) if mine is not None else 0
 
 
 def _slope(section: Memory, seen: Seen, lazy: bool) -> Fit | None:
@@ -95,7 +112,11 @@ def _ceilings(section: Memory, plan: Plan, seen: Seen, fit: Fit | None) -> None:
     ceilings.advertised_tokens = found.target.advertised_context_tokens
     ceilings.allocated_tokens = seen.resident.context_tokens if seen.resident else None
     ceilings.unmeasured["usable_tokens"] = "the audit measures it"
-    allowed = mem.budget(plan.host)
+    host = plan.host
+    if seen.resident is not None and _hidden_device(host, seen.resident):
+        ceilings.unmeasured["spill_tokens"] = ceilings.unmeasured["oom_tokens"] = _HIDDEN
+        return
+    allowed = mem.budget(host, *_taken(host, found))
     if allowed is None:
         ceilings.unmeasured["spill_tokens"] = ceilings.unmeasured["oom_tokens"] = (
             "the machine's memory is not known; use --hardware"
@@ -106,17 +127,20 @@ def _ceilings(section: Memory, plan: Plan, seen: Seen, fit: Fit | None) -> None:
         reason = section.unmeasured.get("measured_bytes_per_token", "no slope")
         ceilings.unmeasured["spill_tokens"] = ceilings.unmeasured["oom_tokens"] = reason
         return
-    everything = (plan.host.memory_bytes or 0) + sum(gpu.memory_bytes or 0 for gpu in plan.host.gpus if not plan.host.unified)
-    spill = _ceiling(fit, allowed.bytes, ceilings.advertised_tokens)
-    oom = _ceiling(fit, int(everything * 0.9), ceilings.advertised_tokens)
-    if spill is not None and plan.host.gpus:
+    limit = allowed.bytes if host.gpus else 0
+    spill = _ceiling(fit, limit, ceilings.advertised_tokens)
+    if spill is not None:
         ceilings.spill_tokens = spill
     else:
-        ceilings.unmeasured["spill_tokens"] = (
-            "no device to spill from" if not plan.host.gpus else "the model alone exceeds the budget"
-        )
+        ceilings.unmeasured["spill_tokens"] = "the model alone exceeds the budget" if host.gpus else "no device to spill from"
+    everything = mem.everything(host, allowed)
+    oom = _ceiling(fit, everything, ceilings.advertised_tokens) if everything is not None else None
     if oom is not None:
         ceilings.oom_tokens = oom
+    elif everything is None:
+        ceilings.unmeasured["oom_tokens"] = (
+            "what spills goes to RAM, and that is not known; write it behind a +, as in nvidia:24GiB+64GiB"
+        )
     else:
         ceilings.unmeasured["oom_tokens"] = "the model alone exceeds the memory"
     memory_bound = ceilings.spill_tokens or ceilings.oom_tokens

@@ -13,7 +13,7 @@ from typing import Any
 
 from probes.result import Host
 
-__all__ = ["CACHE_TYPES", "Budget", "Cache", "budget", "cache_of", "ceiling"]
+__all__ = ["CACHE_TYPES", "Budget", "Cache", "budget", "cache_of", "ceiling", "everything"]
 
 CACHE_TYPES: dict[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes per element; the quantised ones carry a scale per block of 32."""
@@ -127,9 +127,10 @@ def _state(get: Any, without_cache: int) -> tuple[float, int]:
     return 4.0 * without_cache * ((kernel - 1) * width + inner * state), without_cache
 
 
-def budget(host: Host, resident_elsewhere: int = 0) -> Budget | None:
+def budget(host: Host, resident_elsewhere: int = 0, ours: int = 0) -> Budget | None:
     """What the model may occupy: discrete: total - 5 %; unified: three quarters of RAM (two thirds up to 36 GiB), Apple's
-    default working set; CPU: RAM - 10 %. `resident_elsewhere`: bytes other programs hold on the device."""
+    default working set; CPU: RAM - 10 %. `resident_elsewhere`: bytes other programs hold on the device; `ours`: bytes of RAM that
+    the model held itself when what is available was read."""
     gpus = [gpu for gpu in host.gpus if gpu.memory_bytes]
     if host.unified and host.memory_bytes:
         share = 2 / 3 if host.memory_bytes <= 36 * 1024**3 else 3 / 4
@@ -140,9 +141,22 @@ def budget(host: Host, resident_elsewhere: int = 0) -> Budget | None:
             int(total * 0.95) - resident_elsewhere, "device memory - 5 %" + (" - other programs" if resident_elsewhere else "")
         )
     if host.memory_bytes:
-        available = host.available_bytes or host.memory_bytes
-        return Budget(int(min(available, host.memory_bytes) - 0.1 * host.memory_bytes), "available RAM - 10 %")
+        available = min((host.available_bytes or host.memory_bytes) + ours, host.memory_bytes)
+        source = "RAM - 10 %" if host.available_bytes is None else "available RAM - 10 %"
+        return Budget(int(available - 0.1 * host.memory_bytes), source)
     return None
+
+
+def everything(host: Host, allowed: Budget) -> int | None:
+    """Bytes at which a load fails for good: device and RAM less 10 %; `None` where what spills goes to an unknown RAM."""
+    if host.unified:
+        return int(0.9 * (host.memory_bytes or 0))
+    if not host.gpus:
+        return allowed.bytes
+    if host.memory_bytes is None:
+        return None
+    ram = host.memory_bytes if host.available_bytes is None else host.available_bytes
+    return int(0.9 * (sum(gpu.memory_bytes or 0 for gpu in host.gpus) + ram))
 
 
 def ceiling(budget_bytes: float, intercept: float, slope: float) -> float | None:

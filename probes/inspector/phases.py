@@ -14,22 +14,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from probes.ask import Answer, Ask, Note, Probe, Stopped, Wait
+from probes.ask import Answer, Ask, Note, Probe, Stopped, Wait, patience
 from probes.inspector.plan import Plan
 from probes.padding import fill, nonce
 from probes.stats.robust import median
 from probes.survey import Resident, Survey, hung, residents, survey, unload
-from qm_proxy.errors import InvalidMeasurement
+from qm_proxy.errors import UpstreamError
 
 __all__ = ["Sample", "Seen", "phases"]
 
 KEEP_ALIVE = "10m"
 _DECODE_TASK = "\n\nContinue with a long and varied report about daily work in that organisation, in full sentences.\n\n"
 _STABLE = 0.03
-_ENDED = {
-    "upstream_truncated": "the stream ended without its last record: the runner or the server died in the middle",
-    "upstream_unreachable": "the server cannot be reached",
-}
 _EMPTIED = 0.05
 """Share of the weights that may stay in the page cache in a start that is called disk-cold."""
 
@@ -192,7 +188,9 @@ class _Asker:
             "shift": False,
             "options": options,
         }
-        answer = yield Ask(key, "/api/generate", body)
+        loads = not self.seen.warm_up or window is not None
+        wait = patience(round(len(prompt) / self._characters_per_token), loads=loads)
+        answer = yield Ask(key, "/api/generate", body, silence_s=wait)
         if answer.ok and answer.input_tokens:
             self._learn(len(prompt), answer.input_tokens)
         elif answer.silent:
@@ -200,10 +198,7 @@ class _Asker:
         elif not answer.ok:
             self.seen.failed.append(answer)
             if len(self.seen.failed) >= 3:
-                why = answer.error or _ENDED.get(answer.ending, answer.ending)
-                raise InvalidMeasurement(
-                    f"{self.plan.model} failed three times; last: {why.rstrip('.')}.", remedy="See the server's log."
-                )
+                raise UpstreamError(f"{self.plan.model} failed three times; last: {answer.why}.", remedy="See the server's log.")
         return answer
 
     def _learn(self, characters: int, tokens: int) -> None:

@@ -20,6 +20,8 @@ def middle(values: Sequence[float], unit: str, seed: int) -> Statistic:
         return Statistic(value=values[0], method="single observation", n=1, unit=unit)
     interval = bootstrap(values, median, seed=seed) if len(values) >= 5 else mean_t(values)
     centre = median(values) if len(values) >= 5 else math.fsum(values) / len(values)
+    if interval.lo < 0 and min(values) >= 0:  # a time or a rate below nothing is no possibility to be left open
+        interval = interval._replace(lo=0.0)
     return Statistic.of(centre, interval, n=len(values), unit=unit)
 
 

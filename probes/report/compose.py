@@ -8,7 +8,7 @@ from probes.report.figures import audit_figures, inspector_figures
 from probes.report.practice import best_fit, meaning, summary
 from probes.result import AuditSection, CompatRow, CompatSection, InspectorSection, Memory, Result, Run
 
-__all__ = ["compose"]
+__all__ = ["compose", "title"]
 
 _COLUMNS = ("Measure", "Value")
 _BESIDE = (
@@ -19,7 +19,7 @@ _BESIDE = (
 
 def compose(result: Result) -> list[Block]:
     """The whole document as blocks."""
-    blocks: list[Block] = [Heading(1, f"{result.target.name}: measured")]
+    blocks: list[Block] = [Heading(1, title(result))]
     blocks += _state(result)
     blocks += [Heading(2, "Setup"), _setup(result)]
     compat = result.compat
@@ -61,12 +61,23 @@ def compose(result: Result) -> list[Block]:
     return blocks
 
 
+def title(result: Result) -> str:
+    """The model, and how far it was measured."""
+    parts = (result.inspector, result.audit, result.agent)
+    measured = "not measured" if all(part is None for part in parts) else "measured"
+    if measured == "measured" and result.run.state != "complete":
+        measured = "measured in part"
+    return f"{result.target.name}: {measured}"
+
+
 def _state(result: Result) -> list[Block]:
     if result.run.state == "complete":
         return []
     why = f": {result.run.reason.rstrip('.')}" if result.run.reason else ""
     state = "failed" if result.run.state == "failed" else f"was {result.run.state}"
-    return [Paragraph(f"This run {state}{why}. What follows is partial.", strong=True)]
+    nothing = result.inspector is None and result.audit is None and result.agent is None
+    rest = "Nothing was measured." if nothing else "What follows is partial."
+    return [Paragraph(f"This run {state}{why}. {rest}", strong=True)]
 
 
 def _not_measured(result: Result, part: str) -> Paragraph:
@@ -78,8 +89,8 @@ def _setup(result: Result) -> Table:
     gib = 1024**3
     machine = host.described or ", ".join(part for part in (host.os, host.cpu) if part) or "unknown"
     memory = f"{host.memory_bytes / gib:.0f} GiB{' unified' if host.unified else ''}" if host.memory_bytes else "unknown"
-    gpus = (
-        ", ".join(f"{gpu.name} {gpu.memory_bytes / gib:.0f} GiB" if gpu.memory_bytes else gpu.name for gpu in host.gpus) or "none"
+    gpus = ", ".join(f"{gpu.name} {gpu.memory_bytes / gib:.0f} GiB" if gpu.memory_bytes else gpu.name for gpu in host.gpus) or (
+        "none" if host.described else "none that can be read from here"
     )
     depth = "quick" if run.quick else "full"
     version = f"{result.tool.get('name', '?')} {result.tool.get('version', '?')}"

@@ -10,7 +10,7 @@ import json
 from html import escape
 
 from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Replays, Table
-from probes.report.compose import compose
+from probes.report.compose import compose, title
 from probes.report.definitions import DEFINITIONS
 from probes.report.replays import STYLE as REPLAY_STYLE
 from probes.report.replays import folded
@@ -73,7 +73,7 @@ def html(result: Result) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(result.target.name)}: measured</title><style>{_STYLE}{replay_style}</style></head>\n"
+        f"<title>{escape(title(result))}</title><style>{_STYLE}{replay_style}</style></head>\n"
         f"<body>\n<main>\n{body}\n"
         f"<details><summary>Definitions</summary><dl>{terms}</dl></details>\n</main>\n"
         f'<script type="application/json" id="result">{raw}</script>\n{scripts}\n</body></html>\n'

@@ -71,8 +71,9 @@ def summary(result: Result) -> list[tuple[str, ...]]:
             rows.append(("Memory", f"{memory.size_bytes / gib:.1f} GiB{share}", "✓" if fits else "✗"))
     if audited is not None:
         good = audited.verdict in ("limit not reached", "maintained")
-        length = f"{audited.maintained_tokens:,} tokens kept" if audited.maintained_tokens else audited.verdict
-        rows.append(("Context", f"{length} ({audited.verdict})", "✓" if good else "✗"))
+        kept = audited.maintained_tokens
+        length = f"{kept:,} tokens kept ({audited.verdict})" if kept else audited.verdict
+        rows.append(("Context", length, "✓" if good else "✗"))
     if agent is not None:
         for name, label in (("easy", "Simple tasks"), ("hard", "Agentic work")):
             tier = next((tier for tier in agent.tiers if tier.tier.lower() == name), None)

@@ -14,7 +14,7 @@ from probes.ask import Answer, Ask
 from probes.commands import Options, Session, audit_context, inspect_model, report_model
 from probes.result import Result, schema
 from probes.runner import Progress
-from qm_proxy.errors import InvalidMeasurement, SettingsError, UpstreamUnreachable
+from qm_proxy.errors import InvalidMeasurement, SettingsError, StoreError, UpstreamUnreachable
 from tests.probes.fakes import FakeModel
 
 
@@ -180,7 +180,7 @@ def test_a_model_that_dies_leaves_what_was_seen() -> None:
         return "upstream_truncated" if count[0] > 8 and "prompt" in (ask.body or {}) else None
 
     result = run("inspect", options(), FakeModel(fail=die))
-    assert (result.run.state, result.run.exit_code) == ("failed", 4)
+    assert (result.run.state, result.run.exit_code) == ("failed", 5)
     assert result.inspector is not None
     assert result.inspector.cold[0].load is not None
 
@@ -217,6 +217,55 @@ def test_a_budget_concludes_and_says_so() -> None:
     assert result.audit is not None
     assert any(warned.code == "budget" for warned in result.warnings)
     assert result.run.exit_code in (0, 3)
+
+
+def test_an_upstream_that_lists_nothing_is_no_complete_run() -> None:
+    def broken(ask: Ask) -> str | None:
+        return "upstream_error" if ask.path == "/api/ps" else None
+
+    with pytest.raises(UpstreamUnreachable, match="/api/ps does not answer"):
+        run("inspect", options(), FakeModel(fail=broken))
+
+
+def test_a_model_that_was_loaded_is_put_back_after_a_failure_too() -> None:
+    def die(ask: Ask) -> str | None:
+        return "upstream_truncated" if "prompt" in (ask.body or {}) else None
+
+    model = FakeModel(fail=die, loaded=True)
+    assert run("inspect", options(), model).run.exit_code == 5
+    assert [ask.key for ask in model.asked][-2:] == ["P9/restore", "P9/ps"]
+    assert "keep_alive" not in (model.asked[-2].body or {})
+
+
+def test_a_full_disk_ends_it_with_what_was_measured_and_the_rows_can_be_resumed(tmp_path: Path) -> None:
+    model, full = FakeModel(), Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115
+
+    async def fill(ask: Ask) -> Answer:
+        if ask.key == "P5/cached/first":
+            assert session.runner.rows._file is not None
+            session.runner.rows._file.close()
+            session.runner.rows._file = full
+        return model.answer(ask)
+
+    opts = options(out=tmp_path)
+    session = Session("inspect", opts, fill)
+    result = asyncio.run(inspect_model(opts, session))
+    assert (result.run.state, result.run.exit_code) == ("failed", 5)
+    assert "No space left on device" in (result.run.reason or "")
+    assert result.inspector is not None
+    assert result.inspector.prefill.points
+    assert run("inspect", opts).run.replayed > 10
+
+
+def test_a_result_that_cannot_be_saved_is_told_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, result: Result) -> None:
+        if result.inspector is not None:
+            raise StoreError("No room.")
+
+    monkeypatch.setattr("probes.commands.keep", full)
+    result = run("inspect", options(out=tmp_path))
+    assert result.inspector is not None
+    assert (result.run.exit_code, [warned.code for warned in result.warnings]) == (5, ["not_saved"])
 
 
 def test_a_zero_byte_answer_and_a_loop_are_not_exceptions() -> None:

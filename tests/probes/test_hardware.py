@@ -36,7 +36,7 @@ def test_a_file(tmp_path: Path) -> None:
         describe(str(path))
 
 
-@pytest.mark.parametrize("text", ["", "apple", "apple:64", "tpu:64GiB", "nvidia:24parsec", "/no/such/file"])
+@pytest.mark.parametrize("text", ["", "nvidia:-3GiB", "apple", "apple:64", "tpu:64GiB", "nvidia:24parsec", "/no/such/file"])
 def test_what_is_not_understood_names_the_grammar(text: str) -> None:
     with pytest.raises(SettingsError, match="apple:64GiB"):
         describe(text)
@@ -64,3 +64,18 @@ def test_amd_cards_are_read_from_sysfs(tmp_path: Path) -> None:
     (card / "mem_info_vram_used").write_text("1000\n")
     (tmp_path / "card1" / "device").mkdir(parents=True)
     assert [(gpu.name, gpu.memory_bytes, gpu.used_bytes) for gpu in _amd(tmp_path)] == [("card0", 17163091968, 1000)]
+
+
+@pytest.mark.parametrize("text", ["apple:0GiB", "apple:99999999TiB", "nvidia:24GiB+0GiB", "apple:64GiB+32GiB", "cpu:8GiB+8GiB"])
+def test_amounts_that_no_machine_has_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"Give|Write"):
+        describe(text)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"memory_bytes": -5}', '{"memory_bytes": "much"}', '{"gpus": [{"name": "x"}]}'])
+def test_a_file_that_tells_no_memory_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "host.json"
+    path.write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        describe(str(path))
+    assert "\n" not in str(caught.value)

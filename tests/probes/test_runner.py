@@ -43,6 +43,27 @@ def test_it_asks_in_order_and_reports_progress() -> None:
     assert told[2].eta_s is not None
 
 
+def test_a_wait_without_a_byte_is_told_of_with_its_end() -> None:
+    told: list[Progress] = []
+
+    async def main() -> None:
+        enough = asyncio.Event()
+
+        def listen(progress: Progress) -> None:
+            told.append(progress)
+            if progress.quiet:
+                enough.set()
+
+        async def hang(ask: Ask) -> Answer:
+            await enough.wait()
+            return await echo(ask)
+
+        await Runner(hang, on_progress=listen, quiet_s=lambda: 61.2, tell_s=0.01).run(counting(1))
+
+    asyncio.run(main())
+    assert [p.text for p in told][:2] == ["going", "going: no byte for 61 s; given up after 600 s"]
+
+
 def test_stop_ends_the_request_in_flight_and_keeps_what_there_is() -> None:
     cancelled: list[str] = []
 

@@ -7,7 +7,7 @@ import pytest
 from probes.ask import Answer, Ask, Stopped
 from probes.runner import replay
 from probes.survey import restore, survey, unload
-from qm_proxy.errors import InvalidMeasurement, SettingsError
+from qm_proxy.errors import InvalidMeasurement, SettingsError, UpstreamError
 from tests.probes.fakes import FakeModel
 
 
@@ -53,6 +53,20 @@ def test_no_answer_stops_the_run() -> None:
     with pytest.raises(Stopped) as caught:
         replay(survey("m", "http://x"), lambda ask: Answer(ask.key, ending="upstream_unreachable", error="refused"))
     assert caught.value.reason == "upstream"
+
+
+@pytest.mark.parametrize(
+    ("version", "show"),
+    [
+        (Answer("", ending="upstream_truncated", error="not readable as HTTP: SSH-2.0"), Answer("")),
+        (Answer("", status=404, error="status 404", ending="upstream_error"), Answer("", status=501, error="status 501")),
+        (Answer("", status=200, document={"hello": "there"}), Answer("", status=404, error="status 404", document={})),
+    ],
+)
+def test_what_is_not_ollama_is_told_so(version: Answer, show: Answer) -> None:
+    answers = {"/api/version": version, "/api/show": show}
+    with pytest.raises(UpstreamError, match="not Ollama"):
+        replay(survey("m", "http://x"), lambda ask: answers.get(ask.path, Answer(ask.key, status=404)))
 
 
 def test_another_loaded_model_is_a_warning() -> None:

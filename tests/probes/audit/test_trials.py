@@ -11,7 +11,7 @@ from probes.ask import Answer, Ask
 from probes.audit import audit, audit_plan
 from probes.result import AuditSection
 from probes.runner import replay
-from qm_proxy.errors import InvalidMeasurement, UpstreamRefused
+from qm_proxy.errors import InvalidMeasurement, UpstreamError, UpstreamRefused
 from tests.probes.fakes import FakeModel
 
 
@@ -158,7 +158,7 @@ def test_a_hung_model_is_told_at_once_with_the_remedy() -> None:
             made.events, made.ending, made.error, made.silent = [], "upstream_truncated", "no byte for 600 s", True
         return made
 
-    with pytest.raises(InvalidMeasurement, match="--unhang fake:8b"):
+    with pytest.raises(UpstreamError, match="--unhang fake:8b"):
         run(model, hang)
     assert sum(ask.key.startswith("trial/512/3") for ask in model.asked) == 1
 

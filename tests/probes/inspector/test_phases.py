@@ -9,7 +9,7 @@ import pytest
 from probes.ask import Answer, Ask, Stopped
 from probes.inspector import Seen, inspect, plan_for
 from probes.runner import replay
-from qm_proxy.errors import InvalidMeasurement
+from qm_proxy.errors import UpstreamError
 from tests.probes.fakes import FakeModel
 
 
@@ -140,12 +140,12 @@ def test_a_hung_model_ends_it_at_once() -> None:
             made.events, made.ending, made.error, made.silent = [], "upstream_truncated", "no byte for 600 s", True
         return made
 
-    with pytest.raises(InvalidMeasurement, match="--unhang fake:8b"):
+    with pytest.raises(UpstreamError, match="--unhang fake:8b"):
         run(model, hang)
 
 
 def test_three_failures_end_it() -> None:
-    with pytest.raises(InvalidMeasurement, match="three times"):
+    with pytest.raises(UpstreamError, match="three times"):
         run(FakeModel(fail=lambda ask: "upstream_truncated" if "prompt" in (ask.body or {}) else None))
 
 

@@ -101,7 +101,7 @@ def test_nothing_measured_still_reads(empty: Result) -> None:
 
 def test_a_partial_run_says_so_first(empty: Result) -> None:
     empty.run.state, empty.run.reason = "interrupted", "by the user"
-    assert markdown(empty).splitlines()[2] == "**This run was interrupted: by the user. What follows is partial.**"
+    assert markdown(empty).splitlines()[2] == "**This run was interrupted: by the user. Nothing was measured.**"
 
 
 def test_csv_has_a_row_for_each_statistic(result: Result) -> None:
