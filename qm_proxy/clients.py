@@ -1,7 +1,11 @@
 """How each editor and agent is pointed at the proxy and at the MCP server: the lines `clients` prints and `run` applies.
 
-Sources: Ollama's own integration table (cmd/launch and docs/integrations) and each tool's documentation, read November 2026.
-`<…>` marks what only the user knows.
+Sources, November 2026. Run with these very lines, the model's through the proxy and the MCP server's to the console: Claude Code
+2.1.197, Codex 0.169.0, opencode 1.18.33, Copilot CLI 1.0.102, Qwen Code 0.15.10, Cline's CLI 3.0.65; the model's alone: aider
+0.86, Continue's CLI 1.5.47. From documentation only: Zed (ai/mcp, ai/use-a-local-model); VS Code (agent-customization/
+language-models, which deprecates its built-in Ollama provider); Roo Code (using-mcp-in-roo); Goose (config-files, extensions);
+Cursor (its page on MCP; its backend, not the editor, asks the models, and refuses private addresses); Ollama's own integration
+table (cmd/launch) and pages. `<…>` marks what only the user knows.
 """
 
 from __future__ import annotations
@@ -67,6 +71,17 @@ def _opencode(url: str) -> dict[str, object]:
     }
 
 
+def _vscode(url: str) -> dict[str, object]:
+    model = {"id": "<model>", "name": "<model>", "url": f"{url}/v1/chat/completions", "toolCalling": True, "vision": False}
+    return {
+        "name": "Ollama through qm-proxy",
+        "vendor": "customendpoint",
+        "apiKey": "ollama",
+        "apiType": "chat-completions",
+        "models": [model | {"maxInputTokens": 28672, "maxOutputTokens": 4096}],
+    }
+
+
 def _exports(environment: dict[str, str], command: str) -> str:
     return "\n".join(f'export {name}="{value}"' for name, value in environment.items()) + f"\n{command}"
 
@@ -126,20 +141,25 @@ CLIENTS: tuple[Client, ...] = (
     ),
     Client(
         "continue",
-        "Continue",
+        "Continue (its CLI cn: OpenAI chat)",
         "native",
         lambda url: (
-            f"# ~/.continue/config.yaml\nmodels:\n  - name: local\n    provider: ollama\n    model: <model>\n    apiBase: {url}"
+            "# ~/.continue/config.yaml\nname: local\nversion: 1.0.0\nschema: v1\nmodels:\n"
+            f"  - name: local\n    provider: ollama\n    model: <model>\n    apiBase: {url}"
         ),
         lambda url: f"# ~/.continue/config.yaml\nmcpServers:\n  - name: qm\n    type: streamable-http\n    url: {url}/mcp",
     ),
     Client(
         "cline",
         "Cline",
-        "native",
-        lambda url: f"Settings → API Provider: Ollama → Base URL: {url}",
+        "native; its CLI: OpenAI chat",
         lambda url: (
-            "# MCP Servers → Configure\n" + _json({"mcpServers": {"qm": {"type": "streamableHttp", "url": f"{url}/mcp"}}})
+            f"Settings → API Provider: Ollama → Use custom base URL: {url}\n"
+            f"# its CLI:  cline auth -p openai-compatible -k ollama -m <model> -b {url}/v1"
+        ),
+        lambda url: (
+            f"# its CLI:  cline mcp add qm {url}/mcp --transport streamableHttp --yes\n# MCP Servers → Configure\n"
+            + _json({"mcpServers": {"qm": {"type": "streamableHttp", "url": f"{url}/mcp"}}})
         ),
     ),
     Client(
@@ -158,12 +178,13 @@ CLIENTS: tuple[Client, ...] = (
     ),
     Client(
         "vscode",
-        "VS Code (Copilot Chat, Ollama provider)",
-        "native",
+        "VS Code (chat with a custom endpoint)",
+        "OpenAI chat",
         lambda url: (
-            "# chatLanguageModels.json (command: Chat: Manage Language Models)\n"
-            + _json([{"vendor": "ollama", "name": "Ollama", "url": url}])
-            + f'\n# older versions, settings.json:  "github.copilot.chat.byok.ollamaEndpoint": "{url}"'
+            "# chatLanguageModels.json (command Chat: Manage Language Models → Add Models → Custom Endpoint)\n"
+            "# the two token limits together are to be the model's context window\n"
+            + _json([_vscode(url)])
+            + f'\n# its older, deprecated Ollama provider:  {{"vendor": "ollama", "name": "Ollama", "url": "{url}"}}'
         ),
         lambda url: "# .vscode/mcp.json\n" + _json({"servers": {"qm": {"type": "http", "url": f"{url}/mcp"}}}),
     ),
@@ -182,6 +203,7 @@ CLIENTS: tuple[Client, ...] = (
             _copilot(url) | {"COPILOT_MODEL": "<model>"},
             "copilot",
         ),
+        lambda url: f"copilot mcp add --transport http qm {url}/mcp",
         environment=_copilot,
         commands=("copilot",),
     ),
@@ -189,7 +211,8 @@ CLIENTS: tuple[Client, ...] = (
         "qwen-code",
         "Qwen Code",
         "OpenAI chat",
-        lambda url: _exports(_openai(url) | {"OPENAI_MODEL": "<model>"}, "qwen   # /auth: OpenAI, once"),
+        lambda url: _exports(_openai(url) | {"OPENAI_MODEL": "<model>"}, "qwen   # if it asks: /auth, OpenAI-compatible"),
+        lambda url: f"qwen mcp add --transport http qm {url}/mcp",
         environment=_openai,
         commands=("qwen",),
     ),
@@ -198,6 +221,7 @@ CLIENTS: tuple[Client, ...] = (
         "Goose",
         "native",
         lambda url: f"export GOOSE_PROVIDER=ollama GOOSE_MODEL=<model> OLLAMA_HOST={url}\ngoose session",
+        lambda url: f"goose session --with-streamable-http-extension {url}/mcp",
         environment=lambda url: {"GOOSE_PROVIDER": "ollama", "OLLAMA_HOST": url},
         commands=("goose",),
     ),

@@ -80,3 +80,21 @@ def test_names_are_unique_and_found_by_command() -> None:
     assert len({c.name for c in CLIENTS}) == len(CLIENTS)
     assert find("Claude Code") is find("claude") is find("claude-code")
     assert find("no-such-thing") is None
+
+
+def test_continue_has_what_its_schema_demands() -> None:
+    """Its parser refuses a file without these, whatever models it names."""
+    lines = find("continue")
+    assert lines is not None
+    keys = [line.partition(":")[0] for line in lines.point(PROXY).splitlines() if line[:1].isalpha()]
+    assert keys == ["name", "version", "schema", "models"]
+
+
+def test_vs_code_asks_a_full_address() -> None:
+    """Nothing is appended to an address that names an API, and both limits are demanded."""
+    lines = find("vscode")
+    assert lines is not None
+    (provider,) = json.loads(_body(lines.point(PROXY)))
+    (model,) = provider["models"]
+    assert (provider["vendor"], model["url"]) == ("customendpoint", f"{PROXY}/v1/chat/completions")
+    assert {"maxInputTokens", "maxOutputTokens", "toolCalling"} <= model.keys()

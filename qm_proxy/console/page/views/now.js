@@ -77,6 +77,7 @@ export function show(place) {
   // --- each frame while something streams: count up to what is known over the fifth of a second until the next report ----------
 
   const ticking = paced(tick);
+  let turn = 0;
   let rowIds = null;
 
   function tick() {
@@ -84,12 +85,13 @@ export function show(place) {
       const behind = one.chunks - (one.shown ?? 0);
       one.shown = behind > 400 ? one.chunks : (one.shown ?? 0) + Math.ceil(behind / 5);
     }
-    for (const row of streams.children) {
+    turn += 1;
+    [...streams.children].forEach((row, at) => {
       const one = live.inFlight.get(row.dataset.key);
-      if (!one) continue;
+      if (!one) return;
       streamNumbers(row, one);
-      drawStrip(row.parts.canvas, one);
-    }
+      if ((at + turn) % 2) drawStrip(row.parts.canvas, one); // every other strip each frame: pixels cost more than numbers
+    });
     if (live.inFlight.size) ticking.ask();
   }
 
