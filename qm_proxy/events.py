@@ -11,6 +11,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NewType, TypeAlias, TypeVar, dataclass_transform
 
@@ -20,6 +21,7 @@ __all__ = [
     "Began",
     "Channel",
     "Cut",
+    "Deltas",
     "Dialect",
     "EmptyRecord",
     "Ending",
@@ -243,6 +245,41 @@ class Cut:
 
     t_ns: Nanoseconds
     ending: Ending
+
+
+class Deltas:
+    """Text deltas in a row, or thinking deltas, that came in a read each: what a stream nearly always is, told at once. Costs a
+    third of as many events; iterating makes those."""
+
+    __slots__ = ("_ns_of", "_stamps", "kind", "t_ns", "texts")
+
+    def __init__(
+        self,
+        kind: type[TextDelta | ThinkingDelta],
+        t_ns: Sequence[Nanoseconds],
+        texts: list[str],
+        stamps: list[str] | None = None,
+        ns_of: Callable[[str], int | None] | None = None,
+    ) -> None:
+        """`stamps`: the server's clock as it wrote it, one a delta; `ns_of` reads one (it costs more than a delta does)."""
+        self.kind = kind
+        self.t_ns = t_ns
+        self.texts = texts
+        self._stamps = stamps
+        self._ns_of = ns_of
+
+    def server_ns(self, i: int) -> int | None:
+        """The server's clock at the i-th, `None` where the dialect has none."""
+        return None if self._stamps is None or self._ns_of is None else self._ns_of(self._stamps[i])
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, i: int) -> TextDelta | ThinkingDelta:
+        return self.kind(self.t_ns[i], self.texts[i], self.server_ns(i))
+
+    def __iter__(self) -> Iterator[TextDelta | ThinkingDelta]:
+        return map(self.__getitem__, range(len(self.texts)))
 
 
 # --- beside the wire --------------------------------------------------------------------------------------------------

@@ -20,16 +20,18 @@ from __future__ import annotations
 
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Literal, TypeAlias, TypeVar, cast
 
-from qm_proxy.detect.detector import Detector, Listener
+from qm_proxy.detect.detector import Detector, Listener, SeesDeltas
 from qm_proxy.detect.ends import How
 from qm_proxy.events import (
     Asked,
     Began,
     Cut,
+    Deltas,
     Dialect,
     Ending,
     Event,
@@ -94,6 +96,7 @@ _TIMING = tuple(field.name for field in fields(Timing))  # they bear the Record'
 _T = TypeVar("_T")
 _How: TypeAlias = Literal["framing", "client_eof", "client_reset", "upstream_eof", "upstream_reset", "closed", "broken", "ours"]
 
+_DecodeDeltas: TypeAlias = Callable[[type[TextDelta | ThinkingDelta], list[bytes], list[Nanoseconds]], Deltas | None]
 _Seer: TypeAlias = Callable[[Event], Iterable[Finding]]
 MakeDetectors: TypeAlias = Callable[[Opened], Sequence[Detector]]
 """Who watches an exchange, chosen when its request is known and sessions have placed it."""
@@ -115,7 +118,9 @@ class Exchange:
         "_clean",
         "_coding",
         "_cut",
+        "_decode_deltas",
         "_decoder",
+        "_deltas_seers",
         "_detectors",
         "_ending",
         "_error",
@@ -209,9 +214,11 @@ class Exchange:
         self._coding: ContentDecoder | None = None
         self._decoder: Decoder | None = None
         self._feed: Callable[[bytes, Nanoseconds], list[Event]] | None = None  # its `feed`, behind the coding if there is one
+        self._decode_deltas: _DecodeDeltas | None = None  # its `deltas`, if there is none
         self._bytes_out = 0
         self._watchers: Sequence[Detector] = ()
         self._seers: list[_Seer] = []  # of them, those who see every delta …
+        self._deltas_seers: list[Callable[[Deltas], Iterable[Finding]]] = []  # … the same, for several at once …
         self._listeners: list[Listener] = []  # … and those who are told a block at a time
         self._said: list[str] = []  # the block
         self._said_kind: type[TextDelta | ThinkingDelta] | None = None  # when the latest event was such a delta
@@ -274,6 +281,40 @@ class Exchange:
         if t_ns >= self._progress_ns:
             self._progress(t_ns)
 
+    def see_chunks(self, n: int, bodies: list[bytes], t_ns: list[Nanoseconds], lags_ns: list[int]) -> None:
+        """Chunks of the answer, each of a read of its own: `written` and `see` for each, at half the price where they are nothing
+        but more deltas of the kind before."""
+        deltas = self._plain_deltas(bodies, t_ns)
+        if deltas is None or not self._timeline.deltas(deltas.kind, t_ns, lags_ns):
+            for body, at, lag_ns in zip(bodies, t_ns, lags_ns, strict=True):
+                self.written(at, lag_ns)
+                self.see(ResponseBody(at, n, body))
+            return
+        self._bytes_out += sum(map(len, bodies))
+        said = self._said
+        said += deltas.texts
+        if len(said) >= BLOCK:
+            self._hand_on()
+        for seer in self._deltas_seers:
+            try:
+                for finding in seer(deltas):
+                    if finding.chunk is None:
+                        finding.chunk = self._timeline.n - len(bodies) + bisect_left(t_ns, finding.t_ns)
+                    self.add(finding)
+            except Exception as exc:
+                self._drop(seer, exc)
+        if t_ns[-1] >= self._progress_ns:
+            self._progress(t_ns[-1])
+
+    def _plain_deltas(self, bodies: list[bytes], t_ns: list[Nanoseconds]) -> Deltas | None:
+        decode, kind = self._decode_deltas, self._said_kind
+        if decode is None or kind is None:
+            return None
+        try:
+            return decode(kind, bodies, t_ns)
+        except Exception:
+            return None  # `see` will tell
+
     def _hear(self, event: HttpEvent) -> None:
         if self.record is not None:
             return
@@ -318,7 +359,7 @@ class Exchange:
     def client_said_fin(self) -> None:
         """The client sends no more; whether it still reads is seen by what it takes from now on."""
         if self.record is None:
-            self.written = self._written_after_fin
+            self.written, self._decode_deltas = self._written_after_fin, None
 
     def suspended(self) -> None:
         """The machine slept just now."""
@@ -491,10 +532,10 @@ class Exchange:
         self._decoder = decoder = decoder_for(
             self._route, streamed=opened.streamed, status=head.status, content_type=content_type
         )
-        self._feed = decoder.feed
+        self._feed, self._decode_deltas = decoder.feed, decoder.deltas
         if encoding := _header(head.headers, b"content-encoding"):
             self._coding = coding = ContentDecoder(encoding)
-            self._feed = lambda data, t_ns: decoder.feed(coding.feed(data), t_ns)
+            self._feed, self._decode_deltas = lambda data, t_ns: decoder.feed(coding.feed(data), t_ns), None
 
     def _is_stream(self, opened: Opened, status: int, content_type: str | None) -> bool:
         """Whether the answer comes record by record: its Content-Type tells, not what was asked (an error comes whole). Native
@@ -542,7 +583,9 @@ class Exchange:
 
     def _watch(self, watchers: Sequence[Detector]) -> None:
         self._watchers = watchers
-        self._seers = [one.see for one in watchers if not hasattr(one, "said")]
+        alone = [one for one in watchers if not hasattr(one, "said")]
+        self._seers = [one.see for one in alone]
+        self._deltas_seers = [one.deltas if isinstance(one, SeesDeltas) else _OneByOne(one) for one in alone]
         self._listeners = [cast(Listener, one) for one in watchers if hasattr(one, "said")]
 
     def _take(self, event: Event) -> None:
@@ -593,7 +636,7 @@ class Exchange:
             self._show(event)
 
     def _decoder_failed(self, exc: Exception) -> None:
-        self._decoder = self._feed = None
+        self._decoder = self._feed = self._decode_deltas = None
         self._count(f"decoder: {type(exc).__name__}")
         self._undecodable(f"the answer: {type(exc).__name__}")
 
@@ -699,7 +742,7 @@ class Exchange:
             captured_calls=captured.calls if captured else [],
             **{name: getattr(timing, name) for name in _TIMING},
         )
-        self._decoder = self._feed = self._coding = None
+        self._decoder = self._feed = self._decode_deltas = self._coding = None
         self._watch(())
         self._detectors = []
         self.written = timeline.written
@@ -767,6 +810,18 @@ class Exchange:
     def _count(self, name: str) -> None:
         if self._trouble is not None:
             self._trouble(name)
+
+
+class _OneByOne:
+    """Shows each of several deltas to a detector that has no way to see them at once."""
+
+    def __init__(self, watcher: Detector) -> None:
+        self._watcher = watcher
+        self.__self__ = watcher  # whose failure it is
+
+    def __call__(self, deltas: Deltas) -> Iterable[Finding]:
+        for delta in deltas:
+            yield from self._watcher.see(delta)
 
 
 class _Text:

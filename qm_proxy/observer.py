@@ -72,7 +72,20 @@ class Fanout:
 class _Connection:
     """One client connection as the copy shows it."""
 
-    __slots__ = ("client_bytes", "exchanges", "holed", "http", "key", "peer", "relay", "upstream_bytes", "upstream_seen")
+    __slots__ = (
+        "chunks",
+        "client_bytes",
+        "exchanges",
+        "holed",
+        "http",
+        "key",
+        "lags_ns",
+        "peer",
+        "relay",
+        "t_ns",
+        "upstream_bytes",
+        "upstream_seen",
+    )
 
     def __init__(self, relay: int, key: int, peer: str) -> None:
         self.relay = relay
@@ -83,6 +96,9 @@ class _Connection:
         self.client_bytes = 0  # the offset that comes next; -1: whatever comes is the next
         self.upstream_bytes = 0
         self.upstream_seen: int | None = None  # where `upstream_bytes` stood before it became -1, if it was known
+        self.chunks: list[bytes] = []  # of the answer, not told yet, each with its stamp and lag
+        self.t_ns: list[Nanoseconds] = []
+        self.lags_ns: list[int] = []
         self.holed = False  # a batch was dropped since its last request began
 
 
@@ -116,32 +132,63 @@ class Observer:
                 known.holed = True
         self._last_sequence[relay] = batch.sequence
         connections = self._connections.setdefault(relay, {})
-        records = self.records
+        brought: list[_Connection] = []  # on these, tokens wait in `chunks`: they are told together, before anything else is
         for kind, connection, t_ns, offset, lag_ns, data in batch.records():
-            records += 1
-            if not records % BREATH:
+            self.records += 1
+            if not self.records % BREATH:
                 self._breathe()
             try:
                 if kind == _UPSTREAM_DATA and (c := connections.get(connection)) is not None and offset == c.upstream_bytes:
                     c.upstream_bytes = offset + len(data)
-                    if c.http is None:
+                    http = c.http
+                    if http is None:
                         continue
-                    events = c.http.upstream(data, t_ns)  # type: ignore[arg-type]
-                    if len(events) == 1 and type(event := events[0]) is ResponseBody and event.n in c.exchanges:
-                        exchange = c.exchanges[event.n]  # a token, nearly always: `_answered` with a call less
-                        exchange.written(t_ns, None if lag_ns == LAG_UNKNOWN else lag_ns)  # type: ignore[arg-type]
-                        exchange.see(event)
-                    else:
-                        self._answered(c, events, t_ns, lag_ns)  # type: ignore[arg-type]
-                else:
-                    self._record(connections, relay, kind, connection, Nanoseconds(t_ns), offset, lag_ns, data)
+                    body = http.chunk(data) if lag_ns != LAG_UNKNOWN else None
+                    if body is not None:
+                        if not c.chunks:
+                            brought.append(c)
+                        c.chunks.append(body)
+                        c.t_ns.append(t_ns)  # type: ignore[arg-type]
+                        c.lags_ns.append(lag_ns)
+                        continue
+                    if c.chunks:
+                        brought.remove(c)
+                        self._brought(connections, c)
+                    self._answered(c, http.upstream(data, t_ns), t_ns, lag_ns)  # type: ignore[arg-type]
+                    continue
+                for c in brought:
+                    self._brought(connections, c)
+                brought.clear()
+                self._record(connections, relay, kind, connection, Nanoseconds(t_ns), offset, lag_ns, data)
             except Exception as exc:
                 self._trouble(exc)
                 self._give_up(connections, connection, Nanoseconds(t_ns))
-        self.records = records
+        for c in brought:
+            self._brought(connections, c)
+
+    def _brought(self, connections: dict[int, _Connection], c: _Connection) -> None:
+        """The hot path: chunks of one answer, in order. (Of several connections nobody is told on which a token came first within
+        a batch, unless something else happened between.)"""
+        bodies, t_ns, lags_ns = c.chunks, c.t_ns, c.lags_ns
+        c.chunks, c.t_ns, c.lags_ns = [], [], []
+        if c.http is None:
+            return
+        n = c.http.answering
+        exchange = c.exchanges.get(n)
+        if exchange is None:
+            return
+        try:
+            if len(bodies) > 1:
+                exchange.see_chunks(n, bodies, t_ns, lags_ns)
+            else:
+                exchange.written(t_ns[0], lags_ns[0])
+                exchange.see(ResponseBody(t_ns[0], n, bodies[0]))
+        except Exception as exc:
+            self._trouble(exc)
+            self._give_up(connections, c.key, t_ns[-1])
 
     def _answered(self, c: _Connection, events: list[HttpEvent], t_ns: Nanoseconds, lag_ns: int) -> None:
-        """The hot path: what one read from the upstream brought."""
+        """What one read from the upstream brought."""
         told = -1
         for event in events:
             n = event.n

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from qm_proxy.events import (
     Began,
     Cut,
+    Deltas,
     EmptyRecord,
     Event,
     Failed,
@@ -118,13 +119,35 @@ class Stall:
             if gap <= self._quick and self._late is None and self._gaps > _SKIP:  # cannot be a stall
                 self._last_server = event.server_ns  # type: ignore[union-attr]
                 self._gaps = gaps = self._gaps + 1
-                if gaps % 16 and gaps % _WINDOW:
+                if gaps % 16:
                     self._window.push(gap)
                 else:
                     self._pace(gap)
                 return ()
             return self._chunk(event, gap)
         return self._other(event)
+
+    def deltas(self, deltas: Deltas) -> Iterable[Finding]:
+        """`see` for each; the server's clock is read only where it is needed."""
+        found: list[Finding] = []
+        last, window = self._last, self._window
+        for i, t_ns in enumerate(deltas.t_ns):
+            gap = t_ns - last
+            last = t_ns
+            if gap <= self._quick and self._late is None and self._gaps > _SKIP:
+                self._chunks += 1
+                self._gaps = gaps = self._gaps + 1
+                if gaps % 16:
+                    window.push(gap)
+                else:
+                    self._pace(gap)
+            else:
+                self._last = t_ns - gap
+                if i:
+                    self._last_server = deltas.server_ns(i - 1)
+                found += self.see(deltas[i])
+        self._last, self._last_server = last, deltas.server_ns(-1)
+        return found
 
     def tick(self, t_ns: int) -> list[Finding]:
         """Time has passed: is a stream silent, or has a late chunk waited long enough for company?"""

@@ -22,6 +22,7 @@ from qm_proxy.events import (
     Asked,
     Channel,
     Cut,
+    Deltas,
     EmptyRecord,
     Event,
     Failed,
@@ -83,6 +84,20 @@ class TokenLoop:
             channel.pending = pending
             return ()
         return self._advance(channel, pending, event.t_ns)
+
+    def deltas(self, deltas: Deltas) -> Iterable[Finding]:
+        """`see` for each."""
+        channel = self._text if deltas.kind is TextDelta else self._thinking
+        self._chunks += len(deltas)
+        pending = channel.pending
+        found: list[Finding] = []
+        for i, text in enumerate(deltas.texts):
+            pending += text
+            if len(pending) >= STEP:
+                found += self._advance(channel, pending, deltas.t_ns[i])
+                pending = channel.pending
+        channel.pending = pending
+        return found
 
     def _other(self, event: Event) -> Iterable[Finding]:
         match event:

@@ -13,6 +13,7 @@ Rules that hold here:
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 from qm_proxy.events import Event, TextDelta, ThinkingDelta, ToolArguments, ToolCall
 from qm_proxy.measure.quantiles import Running, Sampled
@@ -125,6 +126,18 @@ class Ticks:
                 self._read_lags.append(_UNTOLD - 1)
             if self._behind:
                 self._caught_up(read_ns + lag_ns)
+
+    def deltas(self, kind: type, t_ns: Sequence[int], lags_ns: Sequence[int]) -> bool:
+        """One more chunk of the kind before in each of several reads, none of which waited for the client: `written` and `see`
+        for each, at once. False where it is not so: then nothing was taken. Lags are below 2³² − 1."""
+        if kind is not self._kind or self._behind:
+            return False
+        if len(self._reads) >= _BLOCK:
+            self._fold()
+        self._reads += t_ns
+        self._times += t_ns
+        self._read_lags.extend(lags_ns)
+        return True
 
     def note(self, event: Event) -> None:
         """An event that is no chunk. For those who build on this."""

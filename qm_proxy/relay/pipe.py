@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeAlias
 
 __all__ = [
     "LAG_UNKNOWN",
@@ -34,6 +34,7 @@ __all__ = [
     "Batch",
     "Kind",
     "Reader",
+    "Seen",
     "batch_header",
     "order",
     "orders",
@@ -78,6 +79,10 @@ class Kind(IntEnum):
     STATS = 19  # about the relay itself, once a second; connection 0; data: JSON object
 
 
+Seen: TypeAlias = tuple[int, int, int, int, int, bytes]
+"""(kind, connection, t_ns, offset, lag_ns, data)."""
+
+
 def pack_record(kind: int, connection: int, t_ns: int, offset: int, lag_ns: int, data: bytes) -> bytes:
     """One record. `data` longer than 4 GiB is the caller's error (the relay never reads that much at once)."""
     return RECORD.pack(kind, connection, t_ns, offset, lag_ns, len(data)) + data
@@ -115,16 +120,18 @@ class Batch:
     dropped_bytes: int
     payload: bytes
 
-    def records(self) -> Iterator[tuple[int, int, int, int, int, bytes]]:
-        """(kind, connection, t_ns, offset, lag_ns, data) in the order they happened. Ends early, silently, on a torn payload."""
-        payload, offset, end, size = self.payload, 0, len(self.payload), RECORD.size
+    def records(self) -> list[Seen]:
+        """What happened, in order. Ends early, silently, on a torn payload."""
+        payload, at, end, size = self.payload, 0, len(self.payload), RECORD.size
         unpack = RECORD.unpack_from
-        while offset + size <= end:
-            kind, connection, t_ns, bytes_before, lag_ns, length = unpack(payload, offset)
-            offset += size + length
-            if offset > end:
-                return
-            yield kind, connection, t_ns, bytes_before, lag_ns, payload[offset - length : offset]
+        found: list[Seen] = []
+        while at + size <= end:
+            kind, connection, t_ns, offset, lag_ns, length = unpack(payload, at)
+            at += size + length
+            if at > end:
+                break
+            found.append((kind, connection, t_ns, offset, lag_ns, payload[at - length : at]))
+        return found
 
 
 class Reader:

@@ -11,11 +11,12 @@ Rules that hold here:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from qm_proxy.events import (
+    Deltas,
     EmptyRecord,
     Ending,
     Event,
@@ -82,7 +83,21 @@ class _WholeMessage(_Message, gc=False):
     error: Any = None
 
 
+class _PlainDelta(msgspec.Struct, gc=False):
+    text: str = ""
+    thinking: str = ""
+    partial_json: None = None
+
+
+class _PlainEvent(msgspec.Struct, gc=False):
+    """A block's delta that says text or thinking and nothing else."""
+
+    type: Literal["content_block_delta"]
+    delta: _PlainDelta
+
+
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_plain = msgspec.json.Decoder(_PlainEvent).decode
 
 
 def _usage(t_ns: Nanoseconds, wire: _Usage, *, start: bool = False) -> Usage:
@@ -106,6 +121,25 @@ class AnthropicAnswer(ServerSentAnswer):
         self._calls = OpenCalls()
         self._inputs: dict[int, str] = {}  # calls whose block began with their whole input
         self._reason: str | None = None
+
+    def deltas(self, kind: type[TextDelta | ThinkingDelta], bodies: list[bytes], t_ns: list[Nanoseconds]) -> Deltas | None:
+        if not self._begun or self._torn:
+            return None
+        record_of = self._events.record
+        texts: list[str] = []
+        try:
+            for body in bodies:
+                record = record_of(body)
+                if record is None:
+                    return None
+                delta = _decode_plain(record).delta
+                text = delta.text or delta.thinking
+                if not text or (delta.text != "") is not (kind is TextDelta):
+                    return None
+                texts.append(text)
+        except REFUSED:
+            return None  # a block begins or ends, or a call is told
+        return Deltas(kind, t_ns, texts)
 
     def _record(self, name: bytes, record: bytes, t_ns: Nanoseconds, out: list[Event]) -> None:
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from qm_proxy.events import (
     Began,
     Cut,
+    Deltas,
     EmptyRecord,
     Ending,
     Event,
@@ -20,6 +21,8 @@ from qm_proxy.events import (
     Malformed,
     Missed,
     Nanoseconds,
+    TextDelta,
+    ThinkingDelta,
 )
 from qm_proxy.wire.failures import failure_of_body
 from qm_proxy.wire.framing import COMMENT, MAX_RECORD, ServerSent
@@ -51,6 +54,9 @@ class Answer:
 
     def standing(self) -> Standing:
         return self._standing
+
+    def deltas(self, kind: type[TextDelta | ThinkingDelta], bodies: list[bytes], t_ns: list[Nanoseconds]) -> Deltas | None:
+        return None
 
     def missed(self, n_bytes: int, t_ns: Nanoseconds) -> list[Event]:
         self._gap = self._torn = True

@@ -1,4 +1,4 @@
-"""Chunked transfer coding, read by llhttp: the body's bytes, and exactly where it ends.
+"""Chunked transfer coding: the body's bytes, and exactly where it ends. Whole chunks are read here, all else by llhttp.
 
 httptools does not say at which byte a message ended, and goes on into the next one. An end is always the last byte of a
 CRLF CRLF, so each of those is fed as the end of a piece of its own: then the end is a piece's end.
@@ -20,6 +20,11 @@ _CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 ChunksBroken = httptools.HttpParserError
 
 
+_SIZES = {b"%x\r\n" % n: n + len(b"%x\r\n" % n) + 2 for n in range(1, 0x1000)}
+"""From a chunk's first line to its whole length, as servers write small ones."""
+_size = _SIZES.get
+
+
 class End:
     """llhttp's callbacks. `done`: the last chunk and its trailers are complete.
 
@@ -39,18 +44,49 @@ class End:
 class Chunks:
     """One chunked body, at any cut. Trailers and chunk extensions are passed over; nothing is kept but `pieces`."""
 
-    __slots__ = ("end", "feed_whole", "pieces")
+    __slots__ = ("between", "end", "feed_whole", "pieces")
 
     def __init__(self) -> None:
+        self.between = True
+        """Certainly between two chunks, so that `whole` may read on. Behind a read that ended elsewhere nobody knows."""
         self.pieces: list[bytes] = []  # the taker empties it
         self.end = End(self.pieces)  # apart, so that the parser and this are no cycle
         self.feed_whole = httptools.HttpResponseParser(self.end).feed_data
         """For bytes in which no body can end: they begin with no line break and hold no CRLF CRLF."""
         self.feed_whole(_HEAD)
 
+    def whole(self, data: bytes) -> bytes | None:
+        """The content of `data` if it is certainly one whole chunk, as nearly every token comes; else None: nothing was taken."""
+        if self.between and data[-2:] == b"\r\n":
+            size = len(data)
+            if _size(data[:4]) == size:  # 16 to 255 bytes
+                return data[4:-2]
+            if _size(data[:5]) == size:
+                return data[5:-2]
+        return None
+
     def feed(self, data: bytes) -> int:
         """Take bytes of the body; answer how many belonged to it (all, unless it ended). `data` is not empty.
         Raises ChunksBroken where this is no chunked coding; what was read before stands in `pieces`."""
+        size = len(data)
+        if self.between:
+            data = data[self._skip_whole(data) :]
+            if not data:
+                return size
+            self.between = False
+        return size - len(data) + self._feed(data)
+
+    def _skip_whole(self, data: bytes) -> int:
+        """Take the whole chunks that `data` begins with; answer how many bytes they are."""
+        at = 0
+        while (end := at + _SIZES.get(data[at : (begin := data.find(b"\n", at, at + 5) + 1)], 0)) > at:
+            if data[end - 2 : end] != b"\r\n":
+                break
+            self.pieces.append(data[begin : end - 2])
+            at = end
+        return at
+
+    def _feed(self, data: bytes) -> int:
         if data[0] > 13:
             mark = data.find(b"\r\n\r\n")
             if mark < 0 or mark + 4 == len(data):
@@ -76,6 +112,7 @@ class Chunks:
     def bridge(self, n_bytes: int) -> bool:
         """Go on behind `n_bytes` that were not copied. True when they lay wholly inside one chunk: llhttp is shown zeros,
         which are sound as a chunk's content and as nothing else. False: the place is lost."""
+        self.between = False
         if n_bytes > _MAX_BRIDGE:
             return False
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from qm_proxy.events import Ending, Event, Nanoseconds
+from qm_proxy.events import Deltas, Ending, Event, Nanoseconds, TextDelta, ThinkingDelta
 from qm_proxy.wire.replies import Standing
 
 __all__ = ["Decoder"]
@@ -20,6 +20,10 @@ __all__ = ["Decoder"]
 class Decoder(Protocol):
     def feed(self, data: bytes, t_ns: Nanoseconds) -> list[Event]:
         """Take the next bytes of the body; answer with the events they complete. Never raises."""
+
+    def deltas(self, kind: type[TextDelta | ThinkingDelta], bodies: list[bytes], t_ns: list[Nanoseconds]) -> Deltas | None:
+        """The same for several reads, where each holds one whole record that says one more delta of the kind before. None where
+        it is not so: then nothing was taken, and `feed` takes them."""
 
     def missed(self, n_bytes: int, t_ns: Nanoseconds) -> list[Event]:
         """`n_bytes` of the body are not in the copy. Answers with `Missed`, drops the unfinished record, reads on at the next."""

@@ -138,6 +138,24 @@ class ServerSent:
         self._idle = not (rest or self._held.size or self._touched or self._cr)
         return events
 
+    def record(self, body: bytes) -> bytes | None:
+        """The data of a read that is one whole event, of a line of data, or of a line with its name and one of data. None where
+        it is not so: then nothing was taken."""
+        if not self._idle or body[-2:] != b"\n\n" or 13 in body:
+            return None
+        if body[:6] == b"data: ":
+            record = body[6:-2]
+        elif body[:7] == b"event: ":
+            name, _, record = body[:-2].partition(b"\ndata: ")
+            if b"\n" in name:
+                return None
+        else:
+            return None
+        if b"\n" in record or len(record) > MAX_RECORD:
+            return None
+        self._fresh = False
+        return record
+
     def close(self) -> list[tuple[bytes, bytes | None]]:
         """The body is over."""
         events: list[tuple[bytes, bytes | None]] = []

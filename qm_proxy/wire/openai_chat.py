@@ -12,11 +12,12 @@ Rules that hold here:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from qm_proxy.events import (
+    Deltas,
     EmptyRecord,
     Ending,
     Event,
@@ -86,7 +87,60 @@ class _Chunk(msgspec.Struct, gc=False):
     message: Any = None  # vLLM's error: {"object": "error", "message": …}
 
 
+class _SaysText(msgspec.Struct, gc=False):
+    content: str
+    reasoning: Literal[""] | None = None
+    reasoning_content: Literal[""] | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class _SaysThinking(msgspec.Struct, gc=False):
+    reasoning: str = ""
+    reasoning_content: str = ""
+    content: Literal[""] | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    delta: _SaysText
+    index: Literal[0] = 0
+    finish_reason: None = None
+    message: None = None
+    text: None = None
+
+
+class _ThinkingChoice(msgspec.Struct, gc=False):
+    delta: _SaysThinking
+    index: Literal[0] = 0
+    finish_reason: None = None
+    message: None = None
+    text: None = None
+
+
+class _TextChunk(msgspec.Struct, gc=False):
+    """A chunk of chat completions that says text of choice 0 and nothing else. `_ThinkingChunk` likewise."""
+
+    model: str
+    choices: tuple[_TextChoice]
+    usage: None = None
+    error: None = None
+
+
+class _ThinkingChunk(msgspec.Struct, gc=False):
+    model: str
+    choices: tuple[_ThinkingChoice]
+    usage: None = None
+    error: None = None
+
+
 _decode = msgspec.json.Decoder(_Chunk).decode
+_decode_text = msgspec.json.Decoder(_TextChunk).decode
+_decode_thinking = msgspec.json.Decoder(_ThinkingChunk).decode
+_PATIENCE = 8
 
 
 class _Chunks:
@@ -211,6 +265,31 @@ class OpenAIAnswer(ServerSentAnswer):
     def __init__(self) -> None:
         super().__init__()
         self._chunks = _Chunks()
+        self._refused = 0  # times that chunks said more than a delta
+
+    def deltas(self, kind: type[TextDelta | ThinkingDelta], bodies: list[bytes], t_ns: list[Nanoseconds]) -> Deltas | None:
+        if not self._begun or self._torn or self._refused > _PATIENCE:
+            return None
+        record_of = self._events.record
+        texts: list[str] = []
+        try:
+            for body in bodies:
+                record = record_of(body)
+                if record is None:
+                    return None
+                if kind is TextDelta:
+                    chunk = _decode_text(record)
+                    text = chunk.choices[0].delta.content
+                else:
+                    thought = _decode_thinking(record)
+                    text = thought.choices[0].delta.reasoning or thought.choices[0].delta.reasoning_content
+                if not text or not (chunk if kind is TextDelta else thought).model:
+                    return None
+                texts.append(text)
+        except REFUSED:
+            self._refused += 1  # the other kind, a call, the end, or the other route's shape
+            return None
+        return Deltas(kind, t_ns, texts)
 
     def _record(self, name: bytes, record: bytes, t_ns: Nanoseconds, out: list[Event]) -> None:
         try:

@@ -12,11 +12,12 @@ Rules that hold here:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from qm_proxy.events import (
+    Deltas,
     EmptyRecord,
     Event,
     Nanoseconds,
@@ -105,7 +106,22 @@ class _Event(msgspec.Struct, gc=False):
     code: Any = None
 
 
+class _PlainEvent(msgspec.Struct, gc=False):
+    """A delta of text or thinking."""
+
+    type: Literal[
+        "response.output_text.delta",
+        "response.refusal.delta",
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_text.delta",
+        "response.reasoning.delta",
+    ]
+    delta: str
+    sequence_number: int
+
+
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_plain = msgspec.json.Decoder(_PlainEvent).decode
 _decode_items = msgspec.json.Decoder(list[_Item]).decode
 
 
@@ -172,6 +188,27 @@ class ResponsesAnswer(ServerSentAnswer):
         super().__init__()
         self._calls = OpenCalls()
         self._told = False  # payload came piece by piece
+
+    def deltas(self, kind: type[TextDelta | ThinkingDelta], bodies: list[bytes], t_ns: list[Nanoseconds]) -> Deltas | None:
+        if not self._told or self._torn:
+            return None
+        record_of = self._events.record
+        texts: list[str] = []
+        number = 0
+        try:
+            for body in bodies:
+                record = record_of(body)
+                if record is None:
+                    return None
+                event = _decode_plain(record)
+                if not event.delta or (event.type in _TEXT) is not (kind is TextDelta):
+                    return None
+                texts.append(event.delta)
+                number = event.sequence_number
+        except REFUSED:
+            return None  # an item begins or ends
+        self._standing.sequence = number + 1
+        return Deltas(kind, t_ns, texts)
 
     def _record(self, name: bytes, record: bytes, t_ns: Nanoseconds, out: list[Event]) -> None:
         try:

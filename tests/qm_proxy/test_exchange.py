@@ -820,6 +820,9 @@ def test_a_decoder_that_fails_costs_the_answer_only_its_reading(monkeypatch: pyt
         def __init__(self, where: str) -> None:
             self.where = where
 
+        def deltas(self, kind: type, bodies: list[bytes], t_ns: list[Nanoseconds]) -> None:
+            raise KeyError("x")
+
         def feed(self, data: bytes, t_ns: Nanoseconds) -> list[Event]:
             if self.where == "feed":
                 raise KeyError("x")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qm_proxy.detect.suite import Suite
 from qm_proxy.events import HostSample, Nanoseconds, Residency, ResidentModel
 from qm_proxy.exchange import Exchange
 from qm_proxy.findings import Finding
@@ -96,9 +98,17 @@ def request(model: str = "steady") -> bytes:
     return b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def answer(n: int) -> list[bytes]:
+def answer(n: int, *, looping: bool = False) -> list[bytes]:
     """The head, n chunked records of text, and the terminal record with the last chunk."""
-    lines = [{"model": "steady", "message": {"role": "assistant", "content": f"word {i} "}, "done": False} for i in range(n)]
+    lines = [
+        {
+            "model": "steady",
+            "created_at": f"2026-11-24T08:00:{i % 60:02d}.5Z",
+            "message": {"role": "assistant", "content": "the same words said again, " if looping else f"word {i} "},
+            "done": False,
+        }
+        for i in range(n)
+    ]
     last = {"model": "steady", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
     pieces = [json.dumps(line).encode() + b"\n" for line in (*lines, last)]
@@ -513,3 +523,53 @@ def _records(model: str) -> list[tuple[Kind, bytes]]:
     """One exchange: its request in two pieces, its answer in five."""
     head, end, body = request(model).partition(b"\r\n\r\n")
     return [(Kind.CLIENT_DATA, head + end), (Kind.CLIENT_DATA, body), *((Kind.UPSTREAM_DATA, p) for p in answer(3))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_how_the_relay_batches_changes_nothing(data: st.DataObject) -> None:
+    """Three streams side by side with pauses, loops, a slow client and a cut read: the same records and findings, whether each
+    read came in a batch of its own or all in one."""
+    said: list[tuple[Kind, int, bytes, int]] = []
+    for c in (1, 2, 3):
+        said += [(Kind.OPENED, c, b"", 0), (Kind.CLIENT_DATA, c, request(f"m{c}"), 0)]
+    streams = {c: answer(data.draw(st.integers(1, 60)), looping=c == 1) for c in (1, 2, 3)}
+    cut = data.draw(st.integers(1, 40))
+    if len(streams[2]) > cut:
+        streams[2][cut : cut + 1] = [streams[2][cut][:20], streams[2][cut][20:]]
+    while streams:
+        c = data.draw(st.sampled_from(sorted(streams)))
+        for _ in range(data.draw(st.integers(1, 8))):
+            slow = data.draw(st.integers(0, 30)) == 0
+            if streams[c]:
+                said.append((Kind.UPSTREAM_DATA, c, streams[c].pop(0), LAG_UNKNOWN if slow else data.draw(st.integers(0, 10**6))))
+        if not streams[c]:
+            del streams[c]
+            said.append((Kind.CLIENT_READY, c, b"", 0))
+
+    def seen(ends: set[int]) -> tuple[list[Any], list[Any]]:
+        told, relay = Told(), Relay()
+        suite = Suite()
+
+        def make(head: RequestHead, connection: int, relay: int) -> Exchange:
+            return Exchange(
+                head, told, connection=connection, unix_ns_of=lambda t: t, detectors=suite.detectors_for, trouble=troubles.append
+            )
+
+        observer, troubles = Observer(make), list[str]()
+        for i, (kind, c, piece, lag_ns) in enumerate(said):
+            relay.say(kind, c, piece, lag_ns=lag_ns)
+            if i in ends or i == len(said) - 1:
+                observer.take(relay.batch())
+        assert not troubles
+        assert not observer.troubles
+        assert len(told.records) == 3
+        records = {r.model: replace(r, id="", opened=None, findings=[], series=None) for r in told.records}
+        series = {r.model: r.series and replace(r.series, start_unix_ns=0) for r in told.records}
+        findings = sorted((f.kind, f.t_ns, f.chunk or 0, f.summary, repr(f.evidence)) for f in told.findings)
+        return [records, series], findings
+
+    alone = seen(set(range(len(said))))
+    assert seen(set()) == alone
+    assert seen(data.draw(st.sets(st.integers(0, len(said)), max_size=6))) == alone
+    assert any(finding[0] == "loop.token" for finding in alone[1]) or alone[0][0]["m1"].chunks < 40

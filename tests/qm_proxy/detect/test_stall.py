@@ -11,6 +11,7 @@ from qm_proxy.detect.stall import SILENT_NS, Stall, Surroundings
 from qm_proxy.events import (
     Began,
     Cut,
+    Deltas,
     EmptyRecord,
     Event,
     Finished,
@@ -282,3 +283,24 @@ def test_it_never_raises(gaps: list[int], server: bool) -> None:
     stall = Stall(around(client_slow_ns=1, started=("x",)))
     found([*events, HostSample(events[-1].t_ns, pressure=1.0), end(events)], stall)
     stall.tick(1 << 62)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(st.one_of(st.just(GAP), st.integers(10 * MS, 30 * MS), st.integers(0, 900 * MS)), min_size=1, max_size=200),
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_several_at_once_are_judged_as_one_by_one(gaps: list[int], sizes: list[int], server: bool) -> None:
+    events = stream(gaps, gaps if server else None)
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    together, told = Stall(), found(events[:1])
+    together.see(events[0])
+    at = 0
+    while at < len(deltas):
+        run = deltas[at : at + sizes[at % len(sizes)]]
+        stamps = [str(delta.server_ns) for delta in run] if server else None
+        told += together.deltas(Deltas(TextDelta, [d.t_ns for d in run], [d.text for d in run], stamps, int))
+        at += len(run)
+    told += together.see(end(events))
+    assert told == found([*events, end(events)])

@@ -13,6 +13,7 @@ from qm_proxy.detect.repetition import STEP
 from qm_proxy.detect.token_loop import TokenLoop
 from qm_proxy.events import (
     Asked,
+    Deltas,
     Event,
     Failed,
     Finished,
@@ -293,3 +294,22 @@ def test_a_megabyte_on_one_line() -> None:
     (finding,) = found([TextDelta(T, "x" * 1_000_000), Finished(T, "stop")])
     assert finding.tokens_wasted is not None
     assert finding.tokens_wasted > 100_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(LOOPS)), st.integers(1, 12), st.lists(st.integers(1, 9), min_size=1, max_size=5), st.booleans())
+def test_several_at_once_are_judged_as_one_by_one(name: str, size: int, sizes: list[int], thinks: bool) -> None:
+    unit, _, _ = LOOPS[name]
+    kind = ThinkingDelta if thinks else TextDelta
+    text = PROSE + unit * (3000 // len(unit) + 4) + PROSE
+    stream = [kind(Nanoseconds(i), text[at : at + size]) for i, at in enumerate(range(0, len(text), size))]
+    end = Finished(Nanoseconds(len(stream)), "stop")
+    together, at = TokenLoop(), 0
+    told: list[Finding] = []
+    while at < len(stream):
+        run = stream[at : at + sizes[at % len(sizes)]]
+        told += together.deltas(Deltas(kind, [delta.t_ns for delta in run], [delta.text for delta in run]))
+        at += len(run)
+    told += together.see(end)
+    assert told == found([*stream, end])
+    assert together.cut is not None or name == "code"

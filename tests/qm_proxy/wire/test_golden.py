@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qm_proxy.events import Asked, Event, Nanoseconds
+from qm_proxy.events import Asked, Event, Nanoseconds, TextDelta, ThinkingDelta
 from qm_proxy.wire.clients import recognise
 from qm_proxy.wire.coding import ContentDecoder
 from qm_proxy.wire.decoder import Decoder
@@ -51,7 +51,7 @@ class Reading:
         self._head: RequestHead | None = None
         self._body: list[bytes] = []
         self._decoder: Decoder | None = None
-        self._coding = ContentDecoder("identity")
+        self._coding, self._identity = ContentDecoder("identity"), True
 
     def see(self, events: list[HttpEvent]) -> None:
         for event in events:
@@ -80,6 +80,20 @@ class Reading:
                 case Skipped() | Informational():
                     pass
 
+    def see_chunks(self, bodies: list[bytes], t_ns: Nanoseconds) -> int:
+        """Whole chunks at once, where the decoder can; how many were told so."""
+        kind = {"TextDelta": TextDelta, "ThinkingDelta": ThinkingDelta}.get(self.told[-1][0])
+        assert self._decoder is not None
+        deltas = None
+        if kind is not None and self._identity:
+            deltas = self._decoder.deltas(kind, bodies, [t_ns] * len(bodies))  # type: ignore[arg-type]
+        if deltas is None:
+            for body in bodies:
+                self._add(self._decoder.feed(self._coding.feed(body), t_ns))
+            return 0
+        self._add(list(deltas))
+        return len(deltas)
+
     def _ask(self, t_ns: Nanoseconds) -> None:
         assert self._head is not None
         assert self._route is not None
@@ -93,7 +107,8 @@ class Reading:
         assert self._route is not None
         streamed = self._route.streams_by_default if self.asked is None else self.asked.streamed
         kind = _header(event.headers, b"content-type")
-        self._coding = ContentDecoder(_header(event.headers, b"content-encoding") or "")
+        coding = _header(event.headers, b"content-encoding")
+        self._coding, self._identity = ContentDecoder(coding or ""), not coding
         self._decoder = decoder_for(self._route, streamed=streamed, status=event.status, content_type=kind)
         self.told.append(["ResponseHead", {"status": event.status, "decoder": type(self._decoder).__name__}])
 
@@ -251,6 +266,75 @@ _INTERESTING = [case for case in CASES if (GOLDEN / f"{case}.bin").exists() and 
 @given(st.sampled_from(_INTERESTING), st.lists(st.integers(0, 10**6), max_size=12))
 def test_11_any_cut_property(case: str, marks: list[int]) -> None:
     assert dump(read(case, None, pieces((GOLDEN / f"{case}.bin").read_bytes(), marks))) == dump(read(case))
+
+
+def chunked(answer: bytes) -> list[bytes]:
+    """The head, and each chunk; the last one with what follows."""
+    at = answer.index(b"\r\n\r\n") + 4
+    found = [answer[:at]]
+    while match := re.compile(rb"([0-9a-f]+)\r\n").match(answer, at):
+        if int(match[1], 16) == 0:
+            break
+        end = match.end() + int(match[1], 16) + 2
+        found.append(answer[at:end])
+        at = end
+    return [*found, answer[at:]]
+
+
+_CHUNKED = [
+    case for case in _INTERESTING if b"\r\nTransfer-Encoding: chunked\r\n" in (GOLDEN / f"{case}.bin").read_bytes()[:2000]
+]
+
+
+def _in_runs(case: str, sizes: list[int], *, cut: bool = False) -> tuple[list[list[Any]], int]:
+    """The answer read as the observer does: whole chunks are gathered and told together, `sizes` at a time. Also how many deltas
+    were told so. `cut`: in the middle a read is cut elsewhere."""
+    reading, http, together = Reading(), HttpConnection(), 0
+    reading.see(http.client((GOLDEN / f"{case}.request.bin").read_bytes(), Nanoseconds(1)))
+    reads = chunked((GOLDEN / f"{case}.bin").read_bytes())
+    if cut:
+        middle = len(reads) // 2
+        half = len(reads[middle]) // 2
+        reads[middle : middle + 1] = [reads[middle][:half], reads[middle][half:]]
+    waiting: list[bytes] = []
+    for i, data in enumerate(reads):
+        body = http.chunk(data)
+        if body is not None:
+            waiting.append(body)
+        if waiting and (body is None or len(waiting) >= sizes[i % len(sizes)]):
+            together += reading.see_chunks(waiting, Nanoseconds(i))
+            waiting = []
+        if body is None:
+            reading.see(http.upstream(data, Nanoseconds(i)))
+    if waiting:
+        together += reading.see_chunks(waiting, Nanoseconds(len(reads)))
+    reading.see(http.upstream_end("eof", Nanoseconds(len(reads) + 1)))
+    return reading.told, together
+
+
+@pytest.mark.parametrize("case", _CHUNKED)
+def test_11_chunks_told_together_say_the_same(case: str) -> None:
+    rng = random.Random(case)
+    whole = dump(read(case))
+    for sizes in ([2], [5], [10**6], [rng.randrange(1, 9) for _ in range(7)]):
+        for cut in (False, True):
+            assert dump(_in_runs(case, sizes, cut=cut)[0]) == whole
+
+
+def test_11_nearly_all_deltas_are_told_together() -> None:
+    """So that the test above is about something: in every dialect most deltas go the short way."""
+    n, short = Counter[str](), Counter[str]()
+    for case in _CHUNKED:
+        told, together = _in_runs(case, [4])
+        n[case.partition("/")[0]] += sum(line[0] in ("TextDelta", "ThinkingDelta") for line in told)
+        short[case.partition("/")[0]] += together
+    assert {dialect: short[dialect] > n[dialect] // 2 for dialect in n if n[dialect]} == {
+        "ollama": True,
+        "openai-chat": True,
+        "openai-responses": True,
+        "anthropic": True,
+        "openai-completions": False,
+    }
 
 
 # --- gaps and damage --------------------------------------------------------------------------------------------------
