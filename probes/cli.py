@@ -9,14 +9,15 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from probes.interrupt import EXIT_CODE, Interrupts
 from qm_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -81,10 +82,10 @@ def inspect(
 
     Example: [bold]qm-proxy inspect qwen3:8b --quick[/]
     """
-    from probes.commands import inspect_model
-
-    options = _options(model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window, evict=evict)
-    _run("inspect", options, inspect_model, form, as_json, definitions)
+    options = partial(
+        _options, model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window, evict=evict
+    )
+    _run("inspect", options, out, form, as_json, definitions)
 
 
 def audit(
@@ -108,12 +109,9 @@ def audit(
 
     Example: [bold]qm-proxy audit qwen3:8b --quick --max-tokens 16384[/]
     """
-    from probes.commands import audit_context
-
-    options = _options(
-        model, upstream, hardware, seed, quick, dry_run, compat, out, budget, max_tokens=max_tokens, think=think, deep=deep
-    )
-    _run("audit", options, audit_context, form, as_json, definitions)
+    more = {"max_tokens": max_tokens, "think": think, "deep": deep}
+    options = partial(_options, model, upstream, hardware, seed, quick, dry_run, compat, out, budget, **more)
+    _run("audit", options, out, form, as_json, definitions)
 
 
 def agent(
@@ -139,11 +137,9 @@ def agent(
 
     Example: [bold]qm-proxy agent qwen3:8b --tiers easy,medium[/]
     """
-    from probes.commands import report_agent
-
     more = {"tiers": tiers, "k": k, "strict_k": strict_k, "all_tiers": all_tiers, "both": both, "think": think}
-    options = _options(model, upstream, hardware, seed, quick, dry_run, compat, out, budget, **more)
-    _run("agent", options, report_agent, form, as_json, False)
+    options = partial(_options, model, upstream, hardware, seed, quick, dry_run, compat, out, budget, **more)
+    _run("agent", options, out, form, as_json, False)
 
 
 def report(
@@ -172,13 +168,10 @@ def report(
 
     Example: [bold]qm-proxy report qwen3:8b --quick --out report/[/]
     """
-    from probes.commands import report_model
-
     more = {"tiers": tiers, "k": k, "strict_k": strict_k, "all_tiers": all_tiers, "both": both, "think": think}
-    options = _options(
-        model, upstream, hardware, seed, quick, dry_run, compat, out, budget, window_tokens=window, max_tokens=max_tokens, **more
-    )
-    _run("report", options, report_model, form, as_json, definitions)
+    more |= {"window_tokens": window, "max_tokens": max_tokens}
+    options = partial(_options, model, upstream, hardware, seed, quick, dry_run, compat, out, budget, **more)
+    _run("report", options, out, form, as_json, definitions)
 
 
 def replay(
@@ -315,47 +308,55 @@ def _options(
 
 
 Kind = Literal["inspect", "audit", "agent", "report"]
-Command = Callable[["Options", "Session"], Awaitable["Result"]]
 
 
-def _run(kind: Kind, options: Options, command: Command, form: str, as_json: bool, definitions: bool) -> None:
-    from probes.commands import Session
-    from probes.traffic import in_flight
-
+def _run(kind: Kind, make: Callable[[], Options], out: Path | None, form: str, as_json: bool, definitions: bool) -> None:
+    """Measure, then print. The handlers of signals stand before anything heavy is imported: that takes a second."""
     if form not in _FORMS:
         raise SettingsError(f"There is no format {form!r}.", remedy=f"There are: {', '.join(_FORMS)}.")
     shown = _Shown()
+    with Interrupts(out, live=shown.live) as interrupts:
+        options = make()
+        result, session = _measure(kind, options, shown, interrupts)
+        if options.dry_run:
+            lines = session.estimate.lines if session.estimate is not None else []
+            print(json.dumps(result.run.cost) if as_json else "\n".join(lines))
+            raise typer.Exit(0)
+        _print(result, "json" if as_json else form, definitions, options.out, interrupts)
+    raise typer.Exit(result.run.exit_code or (EXIT_CODE if interrupts.asked else 0))
+
+
+def _measure(kind: Kind, options: Options, shown: _Shown, interrupts: Interrupts) -> tuple[Result, Session]:
+    from probes.commands import Session, audit_context, inspect_model, report_agent, report_model
+    from probes.traffic import in_flight
+
+    command = {"inspect": inspect_model, "audit": audit_context, "agent": report_agent, "report": report_model}[kind]
     options.on_progress = shown.see
     options.other_traffic = lambda: in_flight(options.upstream)
 
     async def main() -> tuple[Result, Session]:
         session = Session(kind, options)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, session.stop)
+        interrupts.measuring(asyncio.get_running_loop(), session.stop)
         return await command(options, session), session
 
     try:
-        result, session = asyncio.run(main())
+        return asyncio.run(main())
     finally:
+        interrupts.writing()
         shown.end()
-    if options.dry_run:
-        lines = session.estimate.lines if session.estimate is not None else []
-        print(json.dumps(result.run.cost) if as_json else "\n".join(lines))
-        raise typer.Exit(0)
-    _print(result, "json" if as_json else form, definitions, options.out)
-    raise typer.Exit(result.run.exit_code)
 
 
-def _print(result: Result, form: str, definitions: bool, out: Path | None) -> None:
+def _print(result: Result, form: str, definitions: bool, out: Path | None, interrupts: Interrupts) -> None:
     from probes.report import render, save, terminal
     from probes.walks import save_replays
 
     if out is not None:
         try:
-            replays = save_replays(out) if result.agent is not None else None
-            for path in (*save(result, out), *([replays] if replays else [])):
+            replays = save_replays(out) if result.agent is not None and not interrupts.asked else None
+            for path in (*save(result, out, lambda: interrupts.asked), *([replays] if replays else [])):
                 print(f"wrote {path}", file=sys.stderr)
+            if result.run.state == "interrupted":
+                print("no pictures and no page of an interrupted run; the same command goes on with it", file=sys.stderr)
             if form == "md":
                 return
         except OSError as cause:  # what was measured is told all the same
@@ -373,11 +374,11 @@ class _Shown:
     """Progress on stderr: one line that is rewritten on a terminal, else only the cost lines."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        self.live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         self._written = False
 
     def see(self, progress: Progress) -> None:
-        if not self._live:
+        if not self.live:
             if progress.quiet or (progress.steps == 0 and progress.text.startswith(("inspect: ", "audit: ", "agent: "))):
                 print(progress.text, file=sys.stderr, flush=True)
             return

@@ -467,6 +467,14 @@ def _asked(ask: Any) -> Any:
 attach(app)
 
 
+def _by_ctrl_c(ended: BaseException) -> bool:
+    """The command-line library exits 1 for Ctrl-C, which here means a regression."""
+    cause: BaseException | None = ended
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
 def main() -> None:
     """Entry of the command and of `python -m qm_proxy`."""
     try:
@@ -475,7 +483,10 @@ def main() -> None:
         print(f"qm-proxy: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
+        print("qm-proxy: interrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as ended:
+        sys.exit(130 if _by_ctrl_c(ended) else ended.code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
