@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -104,13 +105,16 @@ def order_statistic(values: Sequence[float], q: float, level: float = LEVEL) -> 
 @lru_cache(maxsize=1024)
 def _ranks(n: int, q: float, level: float) -> tuple[int, int]:
     """Ranks r < s with P(X_(r) <= quantile < X_(s)) >= level; 0 or n + 1 where there is no such rank."""
-    from scipy.stats import binom
+    from scipy.special import bdtr  # scipy.stats has the quantile itself, and takes 1.5 s to import
+
+    def smallest(p: float) -> int:
+        """The smallest k with P(B <= k) >= p, B binomial."""
+        return bisect_left(range(n), p, key=lambda k: float(bdtr(k, n, q)))
 
     tail = (1 - level) / 2
-    lower = int(binom.ppf(tail, n, q))  # the smallest k with P(B <= k) >= tail
-    below = lower if binom.cdf(lower - 1, n, q) <= tail else lower - 1
-    above = int(binom.ppf(1 - tail, n, q)) + 1
-    return below, above
+    lower = smallest(tail)
+    below = lower if lower == 0 or bdtr(lower - 1, n, q) <= tail else lower - 1
+    return below, smallest(1 - tail) + 1
 
 
 def bootstrap(
