@@ -19,6 +19,7 @@ from typing import Any
 from probes.commands import Options, Session, audit_context, inspect_model, report_agent, report_model
 from probes.report.markdown import markdown
 from probes.runner import Progress
+from probes.walks import save_replays
 from qm_proxy.errors import QmError
 
 __all__ = ["main"]
@@ -53,7 +54,10 @@ async def run(settings: dict[str, Any]) -> int:
     loop.add_signal_handler(signal.SIGINT, lambda: session.stop("cancelled"))
     threading.Thread(target=_until_orphaned, args=(loop, session), daemon=True).start()
     result = await _COMMANDS[kind](options, session)
-    say({"result": json.loads(result.to_json(None)), "report": markdown(result)})
+    if options.out is not None and result.agent is not None:
+        with contextlib.suppress(QmError, OSError):  # the result is worth telling without its page, too
+            save_replays(options.out)
+    say({"result": json.loads(result.to_json(None)), "report": markdown(result, folder=options.out)})
     return result.run.exit_code
 
 

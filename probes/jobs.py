@@ -28,7 +28,7 @@ from typing import Any, Literal
 from qm_proxy.errors import SettingsError
 from qm_proxy.tasks import spawn
 
-__all__ = ["ENDED", "Job", "Jobs"]
+__all__ = ["ENDED", "Job", "Jobs", "replays_of"]
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
@@ -59,7 +59,8 @@ class Job:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     process: asyncio.subprocess.Process | None = None
     cancelled: bool = False
-    directory: str = ""  # where it keeps what it measures; a run that resumes another has the other's
+    directory: str = ""  # name of the folder that keeps what it measures; a run that resumes another has the other's
+    out: Path | None = None  # that folder
 
     @property
     def summary(self) -> str:
@@ -83,7 +84,7 @@ class Job:
             "started_at": self.started_at,
             "ended_at": self.ended_at,
             "elapsed_s": round(self.elapsed_s, 3),
-            "settings": self.settings,
+            "settings": self.settings if self.out is None else {**self.settings, "out": str(self.out)},
             "result": self.result,
             "report": self.report,
         }
@@ -100,6 +101,13 @@ def headline(result: Mapping[str, Any]) -> str:
         if sentence := (result.get(name) or {}).get("sentence"):
             parts.append(sentence)
     return "; ".join(parts) or "finished, nothing could be measured"
+
+
+def replays_of(row: Mapping[str, Any]) -> Path | None:
+    """The page of all its agent runs, step by step, that this run's row leads to; `None` where there is none."""
+    out = (row.get("settings") or {}).get("out")
+    page = Path(out) / "replays.html" if out else None
+    return page if page is not None and page.is_file() else None
 
 
 class Jobs:
@@ -133,6 +141,7 @@ class Jobs:
         job.started_at = _now()
         self.jobs[job.run_id] = job
         job.directory = self._resumable.pop(_question(job), "") or _slug(job)
+        job.out = self._directory / job.directory
         for run_id in [r for r, j in self.jobs.items() if j.state in ENDED][: max(0, len(self.jobs) - KEPT)]:
             del self.jobs[run_id]
         self._queue.append(job)
@@ -179,8 +188,12 @@ class Jobs:
     def adopt(self, unfinished: list[dict[str, Any]]) -> None:
         """After a restart: runs that the store still calls unfinished have failed, and can be resumed."""
         for row in unfinished:
-            one = Job(row["id"], row["kind"], row["model"], row.get("settings") or {})
-            self._resumable[_question(one)] = _slug(one)
+            settings = dict(row.get("settings") or {})
+            out = settings.pop("out", None)
+            one = Job(row["id"], row["kind"], row["model"], settings)
+            one.directory = Path(out).name if out else _slug(one)
+            one.out = self._directory / one.directory
+            self._resumable[_question(one)] = one.directory
             one.state, one.message = "failed", "the proxy was restarted; start the same run again to resume it"
             one.step, one.steps, one.elapsed_s = row.get("step") or 0, row.get("steps") or 0, row.get("elapsed_s") or 0.0
             one.started_at, one.ended_at = row.get("started_at") or "", _now()
@@ -202,7 +215,7 @@ class Jobs:
             "kind": job.kind,
             "model": job.model,
             "upstream": self._upstream,
-            "out": str(self._directory / job.directory),
+            "out": str(job.out),
             **job.settings,
         }
         job.process = await asyncio.create_subprocess_exec(

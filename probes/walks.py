@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from probes.agent import compat_key, find_run, sections, walk, walk_compat
@@ -40,9 +41,16 @@ def walk_one(source: Path, name: str) -> dict[str, Any]:
     _check(result, source)
     if result.compat is not None and (key := compat_key(result.compat, name)) is not None:
         return walk_compat(result.compat, result.target.name, key, recall)
-    if result.agent is None or name.startswith("compat/"):
-        raise SettingsError(f"There is no run {name!r} in this report.", remedy=f"qm-proxy replay {source} lists them.")
-    return walk(result.agent, result.target.name, find_run(result.agent, name), recall)
+    try:
+        if result.agent is None or name.startswith("compat/"):
+            raise SettingsError(f"There is no run {name!r} in this report.", remedy=f"qm-proxy replay {source} lists them.")
+        key = find_run(result.agent, name)
+    except SettingsError as unknown:
+        if result.compat is None or not result.compat.runs:
+            raise
+        theirs = f"Of the origin's sampling there are {result.compat.runs[0]['run']} to {result.compat.runs[-1]['run']}."
+        raise SettingsError(unknown.message, remedy=f"{unknown.remedy} {theirs}") from unknown
+    return walk(result.agent, result.target.name, key, recall)
 
 
 def walk_all(source: Path) -> tuple[Result, list[dict[str, Any]]]:
@@ -82,7 +90,7 @@ def listing(source: Path) -> list[str]:
 
 
 def _listed(run: dict[str, Any], outcome: str, length: str, can_be_walked: bool) -> str:
-    why = f"  {run['why'][:60]}" if run.get("why") else ""
+    why = f"  {shorten(run['why'], 64, placeholder=' …')}" if run.get("why") else ""
     return (
         f"{' ' if can_be_walked else '-'}{spoken_run(run['run']):16} {outcome:36} {length} (oracle {run['oracle_steps']:2}), "
         f"progress {run['progress']:4.0%}{why}"

@@ -109,7 +109,7 @@ def terminal(shown: dict[str, Any], width: int = 120) -> str:
         f"{shown['instance']} ({shown['path']}): {shown['outcome']}" + (f" / {shown['sub']}" if shown["sub"] else ""),
         *wrap(shown.get("sampling") or "", width, initial_indent="  ", subsequent_indent="  "),
         *(part for line in shown["task"].splitlines() for part in wrap(f"  {line}", width, subsequent_indent="  ")),
-        f"  horizon {shown['horizon']} {shown.get('counts', 'steps')}, oracle {shown['oracle_steps']} calls, "
+        f"  horizon {shown['horizon']} {shown.get('counts', 'steps')}, the oracle's calls {shown['oracle_steps']}, "
         f"progress {100 * shown['progress']:.0f} %",
         "",
     ]

@@ -80,6 +80,7 @@ class Run(_Shape):
     poll_after_s: float | None
     result: Json | None
     report_uri: str | None
+    replays: str | None = None  # a page with every agent run, step by step
 
 
 def answer(

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from probes import pictures
 from probes.comparing import compared
-from probes.jobs import ENDED, Job, Jobs
+from probes.jobs import ENDED, Job, Jobs, replays_of
 from probes.mcp_tools.answers import (
     CANCEL,
     LINE_MAX,
@@ -213,6 +213,7 @@ def _told(found: Job | Json) -> CallToolResult:
         ahead = f"Still {run.state} ({run.step}/{run.steps}{eta}). Call get_run(run_id='{run.run_id}') in {POLL_S:.0f} s."
     elif run.report_uri:
         ahead = f"The whole report: resource {run.report_uri}, or get_run(run_id='{run.run_id}', report_at=0)."
+        ahead += f" Every agent run step by step: {run.replays}" if run.replays else ""
     elif run.state == "failed":
         ahead = "Next: start it again, or get_status() for what the upstream says."
     drawn = pictures.of_result(row["result"]) if row.get("result") else []
@@ -233,6 +234,7 @@ def _run(row: Json, found: Job | Json) -> Run:
         poll_after_s=None if row["state"] in ENDED else POLL_S,
         result=_numbers(row["result"]) if row.get("result") else None,
         report_uri=f"qm://reports/{row['id']}" if row.get("report") else None,
+        replays=str(page) if (page := replays_of(row)) is not None else None,
     )
 
 

@@ -25,8 +25,8 @@ _MANY: Final = 24
 """So many runs are listed; the rest stand in result.json."""
 
 
-def agent_blocks(section: AgentSection, *, saved: bool = False) -> list[Block]:
-    """`saved`: the answers of its runs are recorded beside it, so that each of them can be walked."""
+def agent_blocks(section: AgentSection, saved: str | None = None) -> list[Block]:
+    """`saved`: the folder in which the answers of its runs are recorded, so that each of them can be walked."""
     blocks: list[Block] = [Paragraph(f"{section.verdict}: {section.sentence}", strong=True)]
     blocks.append(_tiers(section))
     blocks += agent_figures(section)
@@ -267,7 +267,7 @@ def _loops(section: AgentSection) -> list[str]:
     return said
 
 
-def _runs(section: AgentSection, saved: bool) -> list[Block]:
+def _runs(section: AgentSection, saved: str | None) -> list[Block]:
     blocks: list[Block] = []
     if section.runs:
         table = Table(("Run", "Outcome", "Steps", "Progress", "Progress stopped at"))
@@ -288,7 +288,8 @@ def _runs(section: AgentSection, saved: bool) -> list[Block]:
         table.caption = f"{len(section.runs)} runs, those that failed and one that passed of each tier{tail}"
         blocks.append(table)
     if saved:
-        blocks.append(Paragraph("Walk any of them: qm-proxy replay FOLDER RUN with the folder of --out, or replays.html in it."))
+        named = "" if saved != "FOLDER" else " with the folder of --out"
+        blocks.append(Paragraph(f"Walk any of them: qm-proxy replay {saved} RUN{named}, or replays.html in that folder."))
     elif section.replays:
         kept = ", ".join(spoken_run(str(walk["run"])) for walk in section.replays)
         blocks.append(Paragraph(f"Kept step by step in the JSON result: {kept}. With --out FOLDER any run can be walked."))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from probes.report.agent import agent_blocks
 from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Replays, Table, number, show
 from probes.report.figures import audit_figures, inspector_figures
@@ -17,8 +19,9 @@ _BESIDE = (
 )
 
 
-def compose(result: Result) -> list[Block]:
-    """The whole document as blocks."""
+def compose(result: Result, folder: Path | None = None) -> list[Block]:
+    """The whole document as blocks. `folder`: where result and rows lie, if the reader is to be told."""
+    saved = None if result.rows is None else str(folder or "FOLDER")
     blocks: list[Block] = [Heading(1, title(result))]
     blocks += _state(result)
     blocks += [Heading(2, "Setup"), _setup(result)]
@@ -40,11 +43,11 @@ def compose(result: Result) -> list[Block]:
     blocks.append(Heading(2, "3 Agent Report"))
     if compat is not None and compat.agent:
         blocks.append(_compat_table(compat.agent, "By the origin's sampling and definitions"))
-        blocks += _compat_walks(compat, saved=result.rows is not None)
+        blocks += _compat_walks(compat, saved)
     if result.agent is not None:
         if compat is not None and compat.agent:
             blocks.append(Paragraph("By our own tiers, on fresh instances:"))
-        blocks += agent_blocks(result.agent, saved=result.rows is not None)
+        blocks += agent_blocks(result.agent, saved)
     else:
         blocks.append(Paragraph(f"Not measured: {result.unmeasured.get('agent', 'not asked for')}."))
     blocks += [Heading(2, "What this means in practice"), Bullets(tuple(meaning(result)))]
@@ -321,15 +324,15 @@ def _compat_table(rows: list[CompatRow], caption: str) -> Table:
     )
 
 
-def _compat_walks(compat: CompatSection, *, saved: bool) -> list[Block]:
-    """How its runs can be looked at, and the first of each outcome step by step."""
+def _compat_walks(compat: CompatSection, saved: str | None) -> list[Block]:
+    """How its runs can be looked at, and the first of each outcome step by step. `saved`: in which folder."""
     if not compat.replays:
         return []
     kept = ", ".join(str(shown["run"]) for shown in compat.replays)
-    text = f"Its {len(compat.runs)} runs, kept step by step in the JSON result: {kept}."
+    text = f"Of these {len(compat.runs)} runs, kept step by step in the JSON result: {kept}."
     if saved:
         name = compat.replays[-1]["run"]
-        text = f"Walk any of its {len(compat.runs)} runs: qm-proxy replay FOLDER {name}, or replays.html in it."
+        text = f"Walk any of these {len(compat.runs)} runs: qm-proxy replay {saved} {name}, or replays.html in that folder."
     return [Paragraph(text), Replays(list(compat.replays), "replays.html" if saved else None)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from probes.report.blocks import Block, Bullets, Figure, Heading, Paragraph, Replays, Table
 from probes.report.compose import compose
 from probes.report.definitions import DEFINITIONS
@@ -10,9 +12,9 @@ from probes.result import Result
 __all__ = ["markdown"]
 
 
-def markdown(result: Result, *, definitions: bool = False, pictures: bool = False) -> str:
-    """The report. `pictures`: link CHART.png files, which the caller writes."""
-    parts = [_block(block, pictures) for block in compose(result)]
+def markdown(result: Result, *, definitions: bool = False, pictures: bool = False, folder: Path | None = None) -> str:
+    """The report. `pictures`: link CHART.png files, which the caller writes. `folder`: where it is kept, to be named in it."""
+    parts = [_block(block, pictures) for block in compose(result, folder)]
     if definitions:
         rows = [f"- **{name}**: {text}" for name, text in DEFINITIONS.items()]
         parts.append("## Definitions\n\n" + "\n".join(rows))

@@ -94,7 +94,8 @@ def _grouped(items: Sequence[dict[str, Any]]) -> str:
         for name, members in groupby(run, lambda index: _set(items[index])):
             chosen = list(members)
             counts = Counter(_outcome(items[index]) for index in chosen)
-            told = f"{name}: {len(chosen)} runs, {', '.join(f'{label} {n}' for label, n in counts.most_common())}"
+            made = f"{len(chosen)} run{'' if len(chosen) == 1 else 's'}"
+            told = f"{name}: {made}, {', '.join(f'{label} {n}' for label, n in counts.most_common())}"
             anchor = escape(f"set/{items[chosen[0]]['path']}/{name}", quote=True)
             contents.append(f'<li><a href="#{anchor}">{escape(told)}</a></li>')
             inside = "".join(lines[index] for index in chosen)
@@ -171,7 +172,9 @@ def _fold(shown: dict[str, Any], laid_open: str) -> str:
 def _line(shown: dict[str, Any]) -> str:
     good = shown["outcome"] == "PASS"
     why = "" if good or not shown["why"] else f": {shorten(shown['why'], 120, placeholder=' …')}"
-    return f'<b class="{"good" if good else "bad"}">{escape(_outcome(shown))}</b> {escape(_name(shown))}{escape(why)}'
+    n, unit = (len(shown["turns"]), "turn") if "sampling" in shown else (len(shown["steps"]), "step")
+    length = f'<span class="soft">, {n} {unit}{"" if n == 1 else "s"}</span>'
+    return f'<b class="{"good" if good else "bad"}">{escape(_outcome(shown))}</b> {escape(_name(shown))}{length}{escape(why)}'
 
 
 def fragment(shown: dict[str, Any]) -> str:
@@ -181,7 +184,7 @@ def fragment(shown: dict[str, Any]) -> str:
         '<section class="qm-replay">',
         f'<h3>{escape(_name(shown))} <span class="{"good" if passed else "bad"}">{escape(_outcome(shown))}</span></h3>',
         f'<p class="soft">{escape(shown["instance"])} · horizon {shown["horizon"]} {shown.get("counts", "steps")} · the oracle '
-        f"needs {shown['oracle_steps']} calls · progress {100 * shown['progress']:.0f} % · "
+        f"needs {_calls(shown['oracle_steps'])} · progress {100 * shown['progress']:.0f} % · "
         f"{_PATHS.get(shown['path'], shown['path'])}</p>",
         f'<p class="soft">{escape(shown["sampling"])}</p>' if "sampling" in shown else "",
         f"<p>{escape(shown['why'])}</p>" if shown["why"] else "",
@@ -202,7 +205,7 @@ def fragment(shown: dict[str, Any]) -> str:
             continue
         parts.append(_step(step, words.pop(step["turn"], ""), turns=shown.get("counts") == "turns"))
         if step["step"] == stopped and not passed:
-            short = f"progress stopped here, {step['calls_left']} calls short of the goal"
+            short = f"progress stopped here, {_calls(step['calls_left'])} short of the goal"
             parts.append(f'<li class="stop">{short}</li>')
     return "".join([*parts, "</ol></section>"])
 
@@ -214,9 +217,9 @@ def _step(step: dict[str, Any], said: str, *, turns: bool) -> str:
         call = step["detail"] or "(nothing)"
     tags = [f"turn {step['turn']}"] if turns else []
     tags += [_KINDS[step["kind"]]] if step["kind"] in _KINDS else []
-    tags += ["changed the world"] if step["changed"] else []
+    tags += ["changed the world"] if step["changed"] and step["kind"] != "fault" else []
     tags += [f"learned {len(step['learned'])}"] if step["learned"] else []
-    tags += [f"{step['calls_left']} calls left"]
+    tags += [f"{_calls(step['calls_left'])} left"]
     tags += ["evidence"] if step["evidence"] else []
     marks = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in tags)
     rows = [_row("model says", f"<pre>{escape(said)}</pre>")] if said and said.strip() != call else []
@@ -246,6 +249,10 @@ def spoken_run(key: str) -> str:
     _, path, tier, index, attempt, *_ = [*key.split("/"), "", "", "", "", ""]
     name = f"{tier}/{index}" if path == "native" else f"{path}/{tier}/{index}"
     return name if attempt in ("", "0") else f"{name}/{attempt}"
+
+
+def _calls(n: int) -> str:
+    return f"{n} call{'' if n == 1 else 's'}"
 
 
 def _outcome(shown: dict[str, Any]) -> str:

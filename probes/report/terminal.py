@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -18,9 +19,9 @@ __all__ = ["terminal", "waterfall"]
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-def terminal(result: Result) -> Group:
-    """To be printed by a rich Console (which knows about colour and NO_COLOR)."""
-    return Group(*(_block(block, result) for block in compose(result)))
+def terminal(result: Result, folder: Path | None = None) -> Group:
+    """To be printed by a rich Console (which knows about colour and NO_COLOR). `folder`: where it is kept, to be named in it."""
+    return Group(*(_block(block, result) for block in compose(result, folder)))
 
 
 def waterfall(found: Waterfall, width: int = 100) -> Text:

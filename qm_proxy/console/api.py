@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -25,10 +27,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 StartRun = Callable[[str, Any, dict[str, Any]], dict[str, Any]]
 CancelRun = Callable[[str], Awaitable[dict[str, Any] | None]]
 CompareRuns = Callable[[str, str, bool], Awaitable[dict[str, Any]]]
+Replays = Callable[[Mapping[str, Any]], Path | None]
 LIMIT_MAX = 500
 BODY_MAX = 64 * 1024
 RUN_KINDS = {"inspect", "audit", "agent", "report"}
 RUN_SETTINGS = {"quick", "seed", "tiers", "max_tokens"}
+_ONLY_ITS_STYLE = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+"""For a page that was written from a model's words: whatever found its way into it can load and run nothing."""
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -81,6 +92,10 @@ async def _no_compare(a: str, b: str, force: bool) -> dict[str, Any]:
     raise SettingsError("This console compares no runs.", remedy="Use qm-proxy compare.")
 
 
+def _no_replays(run: Mapping[str, Any]) -> Path | None:
+    return None
+
+
 async def _body(request: Request) -> bytes:
     """At most `BODY_MAX` bytes of it: more is refused before it is read."""
     read = b""
@@ -97,10 +112,11 @@ def routes(
     start: StartRun = _no_jobs,
     cancel: CancelRun = _no_cancel,
     compare: CompareRuns = _no_compare,
+    replays: Replays = _no_replays,
 ) -> list[Route]:
-    """The API's routes. `status` is called for each request of `/api/v1/status`; `start`, `cancel` and `compare` are the probes':
-    (kind, model, settings) → the run as JSON, raising `QmError`; run id → the run, or `None`; two run ids, whether to compare
-    what is not comparable → the comparison, raising `QmError`."""
+    """The API's routes. `status` is called for each request of `/api/v1/status`; `start`, `cancel`, `compare` and `replays` are
+    the probes': (kind, model, settings) → the run as JSON, raising `QmError`; run id → the run, or `None`; two run ids, whether
+    to compare what is not comparable → the comparison, raising `QmError`; a run's row → the page of its agent runs, or `None`."""
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok", "name": "qm-proxy"})
@@ -136,6 +152,23 @@ def routes(
         if found is None or not found.get("report"):
             raise HTTPException(404, f"No report of a run {request.path_params['id']!r}: it is not finished, or never was")
         return Response(found["report"], media_type="text/markdown")
+
+    def run_with_links(run_id: str) -> dict[str, Any] | None:
+        found = queries.run(run_id)
+        if found is None:
+            return None
+        return {**found, "replays": f"/api/v1/runs/{quote(run_id)}/replays" if replays(found) is not None else None}
+
+    def replays_page(run_id: str) -> bytes | None:
+        found = queries.run(run_id)
+        page = replays(found) if found is not None else None
+        return None if page is None else page.read_bytes()
+
+    async def walked(request: Request) -> Response:
+        page = await run_in_threadpool(replays_page, request.path_params["id"])
+        if page is None:
+            raise HTTPException(404, f"No agent runs of {request.path_params['id']!r} are kept here: it made none, or elsewhere")
+        return Response(page, media_type="text/html", headers=_ONLY_ITS_STYLE)
 
     async def start_run(request: Request) -> Response:
         try:
@@ -181,8 +214,9 @@ def routes(
         Route("/api/v1/sessions/{id}", one(queries.session, "session")),
         Route("/api/v1/runs", listing(queries.runs, "state")),
         Route("/api/v1/runs", start_run, methods=["POST"]),
-        Route("/api/v1/runs/{id}", one(queries.run, "run")),
+        Route("/api/v1/runs/{id}", one(run_with_links, "run")),
         Route("/api/v1/runs/{id}", cancel_run, methods=["DELETE"]),
         Route("/api/v1/runs/{id}/report", report),
+        Route("/api/v1/runs/{id}/replays", walked),
         Route("/api/v1/compare", compare_runs),
     ]

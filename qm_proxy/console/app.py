@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from qm_proxy.console.api import CancelRun, CompareRuns, StartRun, Status, crash_problem, http_problem, routes
+from qm_proxy.console.api import CancelRun, CompareRuns, Replays, StartRun, Status, crash_problem, http_problem, routes
 from qm_proxy.console.guard import Guard, names_of
 from qm_proxy.store.queries import Archive
 
@@ -30,9 +30,10 @@ def build(
     start: StartRun | None = None,
     cancel: CancelRun | None = None,
     compare: CompareRuns | None = None,
+    replays: Replays | None = None,
 ) -> Guard:
     """The ASGI application. `names` are the exact `host:port` it answers to; `mounts` come after the API's routes."""
-    given: dict[str, Any] = {"start": start, "cancel": cancel, "compare": compare}
+    given: dict[str, Any] = {"start": start, "cancel": cancel, "compare": compare, "replays": replays}
     jobs = {name: function for name, function in given.items() if function is not None}
     app = Starlette(
         routes=[*routes(queries, status, **jobs), *mounts],

@@ -41,11 +41,16 @@ PATHS: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("GET", "/api/v1/runs/{id}"): ("One run with its result", ()),
     ("DELETE", "/api/v1/runs/{id}"): ("Cancel a run; what was measured is kept", ()),
     ("GET", "/api/v1/runs/{id}/report"): ("The report of a finished run, Markdown", ()),
+    ("GET", "/api/v1/runs/{id}/replays"): ("Every agent run of a probe's run, step by step, a page", ()),
     ("GET", "/api/v1/compare"): ("Two finished runs compared: differences with their intervals", ("a", "b", "force")),
     ("GET", "/api/v1/events"): ("Server-sent events: exchange.opened, .progress, .closed, finding, run", ("names", "after")),
     ("GET", "/api/v1/openapi.json"): ("This document", ()),
 }
-_MEDIA = {"/api/v1/events": "text/event-stream", "/api/v1/runs/{id}/report": "text/markdown"}
+_MEDIA = {
+    "/api/v1/events": "text/event-stream",
+    "/api/v1/runs/{id}/report": "text/markdown",
+    "/api/v1/runs/{id}/replays": "text/html",
+}
 _PROBLEM: Json = {
     "description": "RFC 9457 problem document",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from probes.jobs import KEPT, QUEUE_MAX, Job, Jobs, headline
+from probes.jobs import KEPT, QUEUE_MAX, Job, Jobs, headline, replays_of
 from qm_proxy.errors import SettingsError
 
 FAKE = """#!{python}
@@ -70,6 +70,27 @@ class Rig:
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(tmp_path, monkeypatch)
+
+
+async def test_a_run_knows_its_folder_and_the_page_in_it(rig: Rig, tmp_path: Path) -> None:
+    """The folder travels with the row, so that after a restart the page is found, and the same run resumes in it."""
+    job = rig.jobs.start("agent", "m")
+    await rig.until(job, "done")
+    row = job.row()
+    assert row["settings"] == {"out": str(tmp_path / job.directory)} == {"out": rig.started()[0]["out"]}
+    assert job.settings == {}
+    assert replays_of(row) is None
+    (tmp_path / job.directory).mkdir()
+    (tmp_path / job.directory / "replays.html").write_text("<p>walked")
+    assert replays_of(row) == tmp_path / job.directory / "replays.html"
+    assert replays_of({"settings": None}) is replays_of({}) is None
+
+    later = Jobs("http://127.0.0.1:1", tmp_path, rig._store)
+    later.adopt([{**row, "state": "running"}])
+    assert replays_of(later.jobs[job.run_id].row()) == replays_of(row)
+    again, other = later.start("agent", "m"), later.start("agent", "m")
+    assert again.directory == job.directory != other.directory
+    await rig.until(other, "done")
 
 
 async def test_a_run_from_queue_to_result(rig: Rig) -> None:
@@ -224,7 +245,7 @@ async def test_the_same_run_started_again_resumes_what_a_restart_interrupted(rig
     other, resumed, fresh = (Path(one["out"]).name for one in rig.started())
     assert resumed == "audit-m-1f2c"
     assert len({other, resumed, fresh}) == 3
-    assert rig.rows[0]["settings"] == {"quick": True}
+    assert rig.rows[0]["settings"] == {"quick": True, "out": str(tmp_path / "audit-m-1f2c")}
 
 
 def _cell(value: float | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ from qm_proxy.store.queries import Ring
 from qm_proxy.store.sqlite import Stored
 from qm_proxy.store.writer import Writer
 
+WALKED = b"<!doctype html><p>what the model said: \xf0\x9f\x98\x80"
+
 
 @pytest.fixture
-def client() -> Any:
+def client(tmp_path: Path) -> Any:
     writer = Writer(None)
     writer.start()
     writer.run(
@@ -29,6 +33,9 @@ def client() -> Any:
             "report": "# m",
         }
     )
+    (tmp_path / "replays.html").write_bytes(WALKED)
+    agent = {"id": "agent-1", "kind": "agent", "model": "m", "state": "done", "started_at": "2026-11-24T09:00:00Z"}
+    writer.run({**agent, "settings": {"out": str(tmp_path)}})
     assert writer.flush()
     started: list[tuple[str, str, dict[str, Any]]] = []
 
@@ -42,7 +49,13 @@ def client() -> Any:
         return {"id": run_id, "state": "cancelled"} if run_id == "inspect-2" else None
 
     queries = Both(Ring(), Stored(writer.place))
-    app = build(queries, lambda: {"name": "qm-proxy"}, names=frozenset({"testserver"}), start=start, cancel=cancel)
+
+    def replays(run: Mapping[str, Any]) -> Path | None:
+        out = (run["settings"] or {}).get("out")
+        return Path(out) / "replays.html" if out else None
+
+    names = frozenset({"testserver"})
+    app = build(queries, lambda: {"name": "qm-proxy"}, names=names, start=start, cancel=cancel, replays=replays)
     with TestClient(app) as asking:
         asking.started = started  # type: ignore[attr-defined]
         yield asking
@@ -52,7 +65,7 @@ def client() -> Any:
 def test_lists_are_pages(client: Any) -> None:
     for path in ("exchanges", "sessions", "findings"):
         assert client.get(f"/api/v1/{path}").json() == {"items": [], "next_cursor": None}
-    assert [r["id"] for r in client.get("/api/v1/runs").json()["items"]] == ["inspect-1"]
+    assert [r["id"] for r in client.get("/api/v1/runs").json()["items"]] == ["inspect-1", "agent-1"]
 
 
 def test_runs_and_reports(client: Any) -> None:
@@ -61,6 +74,22 @@ def test_runs_and_reports(client: Any) -> None:
     assert report.headers["content-type"].startswith("text/markdown")
     assert report.text == "# m"
     assert client.get("/api/v1/runs/none/report").status_code == 404
+
+
+def test_the_page_of_a_runs_agent_runs_can_run_nothing(client: Any) -> None:
+    assert client.get("/api/v1/runs/inspect-1").json()["replays"] is None
+    link = client.get("/api/v1/runs/agent-1").json()["replays"]
+    assert link == "/api/v1/runs/agent-1/replays"
+    page = client.get(link)
+    assert page.content == WALKED
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script" not in policy
+    for path in ("inspect-1", "none"):
+        answer = client.get(f"/api/v1/runs/{path}/replays")
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_start_and_cancel(client: Any) -> None:

@@ -45,6 +45,7 @@ export function show(place, [id]) {
           catch (error) { fill(said, error.message); }
         } }, "Cancel"),
         run.state === "done" && run.result && h("a.button", { href: `#/compare/${encodeURIComponent(id)}` }, "Compare with…"),
+        run.replays && h("a.button", { href: run.replays, target: "_blank", rel: "noopener" }, "Every agent run, step by step"),
         run.report && h("button", { type: "button", onclick: () => download(`${id}.md`, new Blob([run.report], { type: "text/markdown" })) }, "Export Markdown"),
         run.result && h("button", { type: "button", onclick: () => download(`${id}.json`, new Blob([JSON.stringify(run.result, null, 1)], { type: "application/json" })) }, "Export JSON")),
       said,
