@@ -278,6 +278,11 @@ class Session:
         result = Result(
             tool={"name": "qm-proxy", "version": __version__, "grammar": GRAMMAR_VERSION}, run=run, target=target, host=self.host
         )
+        if (returned := self.runner.returned) > 0:
+            times = "once" if returned == 1 else f"{returned} times"
+            result.warn(
+                "upstream_returned", f"The server went away {times} and came back; the model was loaded anew, unmeasured."
+            )
         for code, text in self.warnings:
             result.warn(code, text)
         if self.options.out is None:
@@ -340,6 +345,7 @@ class _Parts:
     seen: Seen = field(default_factory=Seen)
     played: Played = field(default_factory=Played)
     legacy: Legacy | None = None
+    whole: bool = False  # all was measured; only then did the upstream go
 
     @property
     def stopped(self) -> Stopped | None:
@@ -381,6 +387,7 @@ def _leave(session: Session, parts: _Parts, found: Survey) -> Probe[None]:
         try:
             yield from restore(found)
         except Stopped as stop:
+            parts.whole = stop.reason == "upstream"
             session.warnings.append(("not_restored", f"What was loaded before could not be put back: {stop.detail}."))
 
 
@@ -397,6 +404,8 @@ async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
         _rescue(session, parts)
         await _restore_after(session, error)
     stopped = session.runner.stopped or parts.stopped or (session.trials.stopped if session.trials else None)
+    if parts.whole and outcome is not None:
+        stopped = outcome.stopped = None
     if session.survey is None and stopped is not None and stopped.reason == "upstream":
         raise UpstreamUnreachable(
             f"Nothing answers at {session.options.upstream}: {stopped.detail}.", remedy="Start Ollama, or give --upstream."
@@ -505,6 +514,11 @@ def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:
     found = []
     if not section.valid and "ttft_any" in section.unmeasured and seen.cold:
         found.append(("no_text", f"Nothing can be said of its speed: {section.unmeasured['ttft_any']}."))
+    if seen.failed:
+        requests = "1 request" if len(seen.failed) == 1 else f"{len(seen.failed)} requests"
+        found.append(("requests_failed", f"{requests} failed and left no number; last: {seen.failed[-1].why}."))
+    if seen.reloaded:
+        found.append(("reloaded", f"The model was loaded anew in the middle {seen.reloaded} times: does another client use it?"))
     for check in section.checks:
         if check.agree is False:
             found.append((f"clocks_{check.quantity}", f"Two ways to measure {check.quantity} disagree: {check.note}."))

@@ -5,6 +5,8 @@ Rules that hold here:
 - One ask at a time, in the probe's order: two would disturb each other's times.
 - A row is on disk before the probe sees the answer. Resuming answers from the rows while they fit (same key, same question);
   where they end, an unrecorded warm-up puts the model back as the last replayed request had left it.
+- An upstream that went away is tried again: a few seconds before its first answer, some twenty after it (a restart of Ollama);
+  when it is back, an unrecorded warm-up loads the model as it stood, so that no measured request pays for the load.
 - A request that brings no byte for long is told of while it is waited for, with the time at which it is given up.
 - `stop()` aborts the request in flight (its socket is closed), throws `Stopped` into the probe and returns what it concludes.
 """
@@ -30,7 +32,8 @@ from qm_proxy.tasks import spawn
 __all__ = ["Outcome", "Progress", "Runner", "replay"]
 
 T = TypeVar("T")
-_CONNECT_TRIES = 3
+_TRIES, _TRIES_LATER = 3, 7  # before and after the first answer of a run; pauses of 1, 2, 3 … s
+_RETURNS = 10  # one that goes away more often is not there
 _QUIET_S = 15.0  # without a byte for so long is worth a word
 
 
@@ -79,6 +82,8 @@ class Runner:
     _stop: tuple[StopReason, str] | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _standing: Ask | None = None  # the replayed request that left the model loaded as it then was
+    _stands: Ask | None = None  # the request of this process that did so
+    returned: int = 0  # how often the upstream went away and came back
     requests: int = 0
     replayed: int = 0  # of these, answered from rows
     model_time_s: float = 0.0
@@ -139,23 +144,38 @@ class Runner:
             standing, self._standing = self._standing, None
             await self._warm_up(standing)
         answer = _page_cache(step) if step.method == "LOCAL" else await self._send(step)
+        self._stands = _standing_after(step, self._stands)
         self.requests += 1
         self.model_time_s += answer.total_s
         self.rows.add(step, answer)
         return answer
 
     async def _send(self, ask: Ask) -> Answer:
-        for attempt in range(_CONNECT_TRIES):
+        while True:
             answer = await self._race(ask)
             if answer.ending != "upstream_unreachable":
                 return answer
-            if attempt + 1 < _CONNECT_TRIES:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self.retry_s * (attempt + 1)):
-                        await self._stopping.wait()
-                if self._stop is not None:
-                    raise Stopped(*self._stop)
-        raise Stopped("upstream", f"the upstream cannot be reached: {answer.error}")
+            if not await self._comes_back(answer):
+                raise Stopped("upstream", f"the upstream cannot be reached: {answer.error}")
+
+    async def _comes_back(self, refusal: Answer) -> bool:
+        """Wait for an upstream that does not take connections; true once it answers, with the model as it stood."""
+        if self.returned >= _RETURNS:
+            return False
+        for attempt in range(1, _TRIES_LATER if self.requests else _TRIES):
+            self._tell(f"the upstream cannot be reached ({refusal.error}); trying again")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.retry_s * attempt):
+                    await self._stopping.wait()
+            if self._stop is not None:
+                raise Stopped(*self._stop)
+            refusal = await self._race(Ask("back", "/api/version", method="GET", silence_s=10))
+            if refusal.ending != "upstream_unreachable":
+                self.returned += 1
+                if self._stands is not None:
+                    await self._warm_up(self._stands)
+                return True
+        return False
 
     async def _race(self, ask: Ask) -> Answer:
         """The answer, or `Stopped` the moment the run is stopped; the request's socket is then closed already."""
@@ -181,11 +201,15 @@ class Runner:
 
     def _tell_quiet(self, ask: Ask) -> None:
         quiet = self.quiet_s() if self.quiet_s is not None else None
-        if quiet is None or quiet < min(_QUIET_S, self.tell_s) or self.on_progress is None:
+        if quiet is None or quiet < min(_QUIET_S, self.tell_s):
             return
-        before = self._told or Progress("", 0, 0, 0.0, self.requests)
-        text = f"{before.text}: no byte for {quiet:.0f} s; given up after {ask.silence_s:.0f} s".removeprefix(": ")
-        self.on_progress(replace(before, text=text, elapsed_s=before.elapsed_s + quiet, quiet=True))
+        self._tell(f"no byte for {quiet:.0f} s; given up after {ask.silence_s:.0f} s", quiet)
+
+    def _tell(self, text: str, waited_s: float = 0.0) -> None:
+        if self.on_progress is not None:
+            before = self._told or Progress("", 0, 0, 0.0, self.requests)
+            text = f"{before.text}: {text}".removeprefix(": ")
+            self.on_progress(replace(before, text=text, elapsed_s=before.elapsed_s + waited_s, quiet=True))
 
     async def _watch(self, samples: list[HostSample]) -> None:
         assert self.sample_host is not None

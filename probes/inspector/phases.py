@@ -78,6 +78,7 @@ class Seen:
     resident: Resident | None = None
     memory: list[tuple[int, int, Resident]] = field(default_factory=list)  # (window, tokens held, what ps said)
     discarded: int = 0
+    reloaded: int = 0  # prefills that met a runner that had to load first: not warm, so thrown away too
     failed: list[Answer] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     stopped: Stopped | None = None
@@ -266,9 +267,17 @@ class _Asker:
             if self._hit_a_cache(sample):
                 self.seen.discarded += 1
                 continue
+            if self._reloaded(sample):
+                self.seen.reloaded += 1
+                continue
             self.seen.prefill.append(sample)
             return text
         return ""
+
+    def _reloaded(self, sample: Sample) -> bool:
+        """A warm request says some ten milliseconds of load; half of a cold start's is one."""
+        cold = [load for start in self.seen.cold if (load := start.load_s) is not None]
+        return bool(cold) and sample.load_s is not None and sample.load_s > max(0.1, 0.5 * median(cold))
 
     def _hit_a_cache(self, sample: Sample) -> bool:
         usage = sample.answer.usage

@@ -227,6 +227,24 @@ def test_an_upstream_that_lists_nothing_is_no_complete_run() -> None:
         run("inspect", options(), FakeModel(fail=broken))
 
 
+def test_an_upstream_that_goes_when_all_is_measured_is_a_warning() -> None:
+    def late(ask: Ask) -> str | None:
+        return "upstream_unreachable" if ask.key.startswith("P9") or ask.key == "back" else None
+
+    result = run("inspect", options(), FakeModel(fail=late))
+    assert (result.run.state, result.run.exit_code) == ("complete", 0)
+    assert "not_restored" in [warned.code for warned in result.warnings]
+
+
+def test_a_request_that_failed_in_a_run_that_goes_on_is_told() -> None:
+    def once(ask: Ask) -> str | None:
+        return "upstream_truncated" if ask.key == "P6/shallow/1" else None
+
+    result = run("inspect", options(), FakeModel(fail=once))
+    assert (result.run.state, result.run.exit_code) == ("complete", 0)
+    assert "1 request failed and left no number; last: planted failure." in [warned.text for warned in result.warnings]
+
+
 def test_a_model_that_was_loaded_is_put_back_after_a_failure_too() -> None:
     def die(ask: Ask) -> str | None:
         return "upstream_truncated" if "prompt" in (ask.body or {}) else None
@@ -241,7 +259,7 @@ def test_a_full_disk_ends_it_with_what_was_measured_and_the_rows_can_be_resumed(
     model, full = FakeModel(), Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115
 
     async def fill(ask: Ask) -> Answer:
-        if ask.key == "P5/cached/first":
+        if ask.key == "P6/shallow/0":
             assert session.runner.rows._file is not None
             session.runner.rows._file.close()
             session.runner.rows._file = full

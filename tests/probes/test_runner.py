@@ -107,16 +107,32 @@ def test_an_upstream_that_is_gone_is_tried_and_then_stops_the_run() -> None:
         return Answer(ask.key, ending="upstream_unreachable", error="refused")
 
     outcome = asyncio.run(Runner(gone, retry_s=0.0).run(counting(4)))
-    assert (tried, outcome.section, outcome.stopped) == (["q0"] * 3, ["stopped"], "upstream")
+    assert (tried, outcome.section, outcome.stopped) == (["q0", "back", "back"], ["stopped"], "upstream")
 
 
 def test_an_upstream_that_comes_back_is_waited_for() -> None:
-    tries = iter([False, True, True, True])
+    tries = iter([True, False, False, False, True, True, True, True, True])
+    asked: list[str] = []
 
     async def flaky(ask: Ask) -> Answer:
+        asked.append(ask.key)
         return await echo(ask) if next(tries) else Answer(ask.key, ending="upstream_unreachable")
 
-    assert asyncio.run(Runner(flaky, retry_s=0.0).run(counting(2))).section == ["q0", "q1"]
+    told: list[Progress] = []
+    runner = Runner(flaky, on_progress=told.append, retry_s=0.0)
+    assert asyncio.run(runner.run(counting(3))).section == ["q0", "q1", "q2"]
+    assert asked == ["q0", "q1", "back", "back", "back", "q0/warm-up", "q0/warm-up", "q1", "q2"]
+    assert (runner.requests, runner.returned) == (3, 1)
+    assert [p.text for p in told if p.quiet] == ["going: the upstream cannot be reached (None); trying again"] * 3
+
+
+def test_an_upstream_that_comes_and_goes_for_ever_ends_the_run() -> None:
+    async def flickering(ask: Ask) -> Answer:
+        return await echo(ask) if ask.key == "back" else Answer(ask.key, ending="upstream_unreachable")
+
+    runner = Runner(flickering, retry_s=0.0)
+    assert asyncio.run(runner.run(counting(1))).stopped == "upstream"
+    assert runner.returned == 10
 
 
 def test_a_spent_budget_concludes() -> None:

@@ -89,6 +89,20 @@ def test_a_cache_hit_is_thrown_away_and_asked_again() -> None:
     assert len([s for s in seen.prefill if s.target_tokens == 512]) == 2
 
 
+def test_a_prefill_that_met_a_load_is_thrown_away_and_asked_again() -> None:
+    model = FakeModel()
+
+    def evicted(ask: Ask) -> Answer:
+        if ask.key == "P5/512/1/0":
+            model.loaded = False
+        return model.answer(ask)
+
+    seen = run(model, evicted)
+    assert seen.reloaded == 1
+    assert len([s for s in seen.prefill if s.target_tokens == 512]) == 2
+    assert all((s.load_s or 0) < 0.1 for s in seen.prefill)
+
+
 def test_apples_runner_is_filled_instead_of_reloaded() -> None:
     model = FakeModel(format="safetensors")
     seen = run(model)
