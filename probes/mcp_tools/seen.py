@@ -122,10 +122,8 @@ def register(mcp: MCPServer, queries: Archive, status: Callable[[], Json]) -> No
             raise ToolError(f"There is no exchange {exchange_id!r}. Ids come from get_session, find_anomalies or get_trace.")
         chunks = tried(lambda: queries.chunks(exchange_id))
         exchange = {k: v for k, v in exchange.items() if not k.startswith("captured")}
-        summary = line(
-            exchange["slow_because"]
-            or f"Nothing was slow: {seconds(exchange['total_s'])} in all, first token after {seconds(exchange['ttft_s'])}."
-        )
+        first = "" if exchange["ttft_s"] is None else f", first token after {seconds(exchange['ttft_s'])}"
+        summary = line(exchange["slow_because"] or f"Nothing was slow: {seconds(exchange['total_s'])} in all{first}.")
         drawn = [one if one.isprintable() else line(one) for one in draw(exchange, chunks, 80)]
         told = Found(summary=summary, data=bounded(exchange), note=UNTRUSTED)
         ahead = f"Its session: get_session(session_id='{exchange['session_id']}')." if exchange.get("session_id") else ""

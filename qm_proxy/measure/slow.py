@@ -11,6 +11,7 @@ A cause is named when it took long enough for a person to notice and a fair shar
     stalls inside the stream        0.5 s         15 %     (time above the median of gaps > 250 ms and > 8 medians)
     long output, stalls left out    10 s          50 %
     wait that cannot be divided     2 s           30 %     (dialects without the server's durations)
+    wait for a token, none came     2 s           30 %
     server's own remainder          1 s           30 %
 
 Nothing is said about a cause that was not measured: what the numbers do not separate, the sentence does not either.
@@ -43,6 +44,7 @@ THRESHOLDS = {
     "stalls": Threshold(500_000_000, 0.15),
     "output": Threshold(10_000_000_000, 0.5),
     "wait": Threshold(2_000_000_000, 0.3),
+    "unanswered": Threshold(2_000_000_000, 0.3),
     "remainder": Threshold(1_000_000_000, 0.3),
 }
 
@@ -97,7 +99,10 @@ def _causes(seen: Seen) -> dict[str, int]:
         "stalls": stalls,
         "output": (phases.decode_ns or 0) - stalls,
     }
-    if phases.prefill_ns is None and phases.load_ns is None:
+    told = (phases.load_ns, phases.prefill_ns, phases.decode_ns, seen.wait_ns)
+    if not seen.chunks and not seen.whole and told == (None,) * 4:
+        causes["unanswered"] = phases.unexplained_ns
+    elif phases.prefill_ns is None and phases.load_ns is None:
         causes["wait"] = min(phases.unexplained_ns, seen.wait_ns or 0)
     else:
         causes["remainder"] = phases.unexplained_ns
@@ -186,6 +191,10 @@ def _wait(seen: Seen, ns: int) -> str:
     return f"{_of(ns, seen)} passed before {until}; this API does not tell queue, load and prefill apart{company}."
 
 
+def _unanswered(seen: Seen, ns: int) -> str:
+    return f"{_of(ns, seen)} passed, and no token came."
+
+
 def _remainder(seen: Seen, ns: int) -> str:
     if seen.phases.prefill_ns is None and seen.phases.decode_ns is None:
         return f"{_of(ns, seen)} passed in the server once the model was ready; this route does not tell what on."
@@ -201,5 +210,6 @@ _SENTENCES = {
     "stalls": _stalls,
     "output": _output,
     "wait": _wait,
+    "unanswered": _unanswered,
     "remainder": _remainder,
 }

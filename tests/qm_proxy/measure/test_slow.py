@@ -87,6 +87,13 @@ def test_writing_a_whole_answer_names_the_answer() -> None:
     assert found == "Writing the answer took 19 s of 20 s."
 
 
+def test_a_token_that_never_came_is_no_nothing() -> None:
+    """A slot that hangs until the client gives up: nothing came that could be measured."""
+    assert slow_because(Seen(rows(29, unexplained=28.9))) == "28.9 s of 29 s passed, and no token came."
+    assert slow_because(Seen(rows(29, unexplained=28.9), whole=True)) is None
+    assert slow_because(Seen(rows(1.5, unexplained=1.4))) is None
+
+
 def test_the_longest_of_several_causes_is_named() -> None:
     both = Seen(rows(10, queue=3, load=6, prefill=0.5, decode=0.5), model="m")
     assert (slow_because(both) or "").startswith("Ollama took 6 s")
