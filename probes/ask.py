@@ -70,6 +70,7 @@ class Note:
     text: str
     step: int = 0
     steps: int = 0
+    lasting: bool = False  # a cost or a plan: to be left standing, not written over by the next
 
 
 Step: TypeAlias = Ask | Wait | Note

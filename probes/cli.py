@@ -371,16 +371,19 @@ def _print(result: Result, form: str, definitions: bool, out: Path | None, inter
 
 
 class _Shown:
-    """Progress on stderr: one line that is rewritten on a terminal, else only the cost lines."""
+    """Progress on stderr: one line that is rewritten on a terminal; what it costs stays, and is all where there is none."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         self._written = False
 
     def see(self, progress: Progress) -> None:
+        if progress.lasting or (progress.quiet and not self.live):
+            self.end()
+            print(progress.text, file=sys.stderr, flush=True)
+            self._written = False
+            return
         if not self.live:
-            if progress.quiet or (progress.steps == 0 and progress.text.startswith(("inspect: ", "audit: ", "agent: "))):
-                print(progress.text, file=sys.stderr, flush=True)
             return
         left = f", {progress.eta_s:.0f} s left" if progress.eta_s is not None else ""
         share = f" {progress.step}/{progress.steps}" if progress.steps else ""

@@ -28,6 +28,7 @@ from probes.client import Client
 from probes.hardware import describe, read_host
 from probes.inspector import Plan, Seen, conclude, cost, inspect, plan_for
 from probes.joint import joint_verdict
+from probes.pace import Pace, pace_of_result, spell
 from probes.padding import GRAMMAR_VERSION
 from probes.quantamind import MAX_TOKENS, Legacy, compat_audit, compat_section, ladder_cost
 from probes.result import AgentSection, AuditSection, Host, InspectorSection, Result, Run, Target
@@ -94,6 +95,7 @@ class Session:
         self.kind: Kind = kind
         self.options = options
         earlier = unfinished(kind, options)
+        self.known = _known_pace(options)
         self.id = earlier.run.id if earlier else _uuid7()
         if options.seed is not None:
             self.seed = options.seed
@@ -148,7 +150,7 @@ class Session:
 
     def inspecting(self, found: Survey, seen: Seen) -> Probe[InspectorSection | None]:
         plan = self.plan_inspect(found)
-        priced = cost(plan)
+        priced = cost(plan, self.known, lazy=found.lazy)
         self._priced("inspect", priced.requests, priced.prompt_tokens, priced.output_tokens, priced.seconds, priced.assumed)
         yield from self._say_cost()
         if self.options.dry_run:
@@ -178,7 +180,7 @@ class Session:
             brief=self.options.compat is not None and self.options.max_tokens is None,
             host=self.host,
         )
-        priced = audit_cost(plan, prefill_per_s=_prefill_speed(inspected))
+        priced = audit_cost(plan, _pace(inspected) or self.known)
         self._priced("audit", priced.requests, priced.prompt_tokens, priced.output_tokens, priced.seconds, priced.assumed)
         yield from self._say_cost()
         if self.options.dry_run:
@@ -195,10 +197,9 @@ class Session:
         if self.options.compat is None:
             return None
         requests, tokens = ladder_cost()
-        speed = _prefill_speed(inspected)
-        known = "measured speeds" if speed is not None else "assumed: 1000 and 60 tokens/s"
-        seconds = tokens / (speed or 1000.0) + requests * 40 / 60
-        self._priced("audit, the origin's ladder", requests, tokens, requests * 40, seconds, known)
+        pace = _pace(inspected) or self.known or Pace()
+        seconds = pace.seconds(tokens, requests * 40)
+        self._priced("audit, the origin's ladder", requests, tokens, requests * 40, seconds, pace.words())
         yield from self._say_cost()
         if self.options.dry_run:
             return None
@@ -222,7 +223,7 @@ class Session:
         )
         priced = agent_cost(plan)
         line = f"agent: {priced.runs_least} to {priced.runs_most} runs, at most {priced.turns_most} turns, "
-        line += f"{_duration(priced.seconds_least)} to {_duration(priced.seconds_most)} ({priced.assumed})"
+        line += f"{spell(priced.seconds_least)} to {spell(priced.seconds_most)} ({priced.assumed})"
         self._add_cost(line, 0, 0, priced.seconds_most, priced.seconds_least)
         yield from self._say_cost()
         if self.options.dry_run:
@@ -231,9 +232,7 @@ class Session:
         return section
 
     def _priced(self, what: str, requests: int, prompt: int, output: int, seconds: float, assumed: str) -> None:
-        line = (
-            f"{what}: about {requests} requests, {prompt:,} prompt and {output:,} output tokens, {_duration(seconds)} ({assumed})"
-        )
+        line = f"{what}: about {requests} requests, {prompt:,} prompt and {output:,} output tokens, {spell(seconds)} ({assumed})"
         self._add_cost(line, prompt, output, seconds)
 
     def _add_cost(self, line: str, prompt: int, output: int, seconds: float, least: float | None = None) -> None:
@@ -248,7 +247,7 @@ class Session:
 
     def _say_cost(self) -> Probe[None]:
         assert self.estimate is not None
-        yield Note(self.estimate.lines[-1])
+        yield Note(self.estimate.lines[-1], lasting=True)
 
     # --- the document -----------------------------------------------------------------------------------------------
 
@@ -275,6 +274,8 @@ class Session:
                 "seconds": round(self.estimate.seconds, 1),
                 "seconds_least": round(self.estimate.seconds_least, 1),
             }
+            if self.trials is not None and self.trials.planned_s is not None:
+                run.cost["audit_seconds_as_measured"] = round(self.trials.planned_s, 1)
         result = Result(
             tool={"name": "qm-proxy", "version": __version__, "grammar": GRAMMAR_VERSION}, run=run, target=target, host=self.host
         )
@@ -503,10 +504,25 @@ def _say_conduct(target: Target, run: Run, agent: AgentSection) -> None:
     target.thinking = how["thinking"]
 
 
-def _prefill_speed(section: InspectorSection | None) -> float | None:
-    """Tokens a second of a long fresh prompt, where it was measured."""
-    slope = section.prefill.slope if section is not None else None
-    return 1000 / slope.value if slope is not None and slope.value > 0 else None
+def _known_pace(options: Options) -> Pace | None:
+    """From the result that lies in `out`, of whatever probe, if it is this model's on this server."""
+    if options.out is None:
+        return None
+    try:
+        found = Result.from_json((options.out / "result.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if (found.target.name, found.target.endpoint) != (options.model, options.upstream):
+        return None
+    return pace_of_result(found, f"as measured {found.run.started_at[:10]} in {options.out}")
+
+
+def _pace(section: InspectorSection | None) -> Pace | None:
+    """Of a run whose Inspector has measured it."""
+    if section is None or section.prefill.slope is None or section.prefill.slope.value <= 0:
+        return None
+    cells = section.decode.cells
+    return Pace(1000 / section.prefill.slope.value, cells[0].rate.value if cells else None, None, "measured by the Inspector")
 
 
 def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:
@@ -571,10 +587,6 @@ def _sampler(host: Host) -> Callable[[], HostSample] | None:
     from qm_proxy.beside.host import Host as Beside
 
     return Beside().sample
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _uuid7() -> str:

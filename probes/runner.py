@@ -46,6 +46,7 @@ class Progress:
     steps: int
     elapsed_s: float
     requests: int
+    lasting: bool = False  # to be left standing where the next is written over it
     quiet: bool = False  # told because nothing comes, not because something was done
 
     @property
@@ -122,7 +123,7 @@ class Runner:
     async def _answer(self, step: Step, started: float) -> Answer:
         if isinstance(step, Note):
             if self.on_progress is not None:
-                self._told = Progress(step.text, step.step, step.steps, time.monotonic() - started, self.requests)
+                self._told = Progress(step.text, step.step, step.steps, time.monotonic() - started, self.requests, step.lasting)
                 self.on_progress(self._told)
             return Answer(key="note")
         if isinstance(step, Wait):

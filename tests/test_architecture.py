@@ -60,6 +60,7 @@ _ASKING = (
     "probes.result",
     "probes.ask",
     "probes.padding",
+    "probes.pace",
     "probes.survey",
     "nouns",
     "measure",

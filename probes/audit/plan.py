@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from probes.audit.facts import Family
 from probes.audit.ladder import Design
+from probes.pace import Pace
 from probes.padding import REGISTERS, Register
 from probes.result import Host
 from qm_proxy.errors import InvalidMeasurement
@@ -135,23 +137,25 @@ def audit_plan(
     )
 
 
-def audit_cost(plan: AuditPlan, *, prefill_per_s: float | None = None, decode_per_s: float | None = None) -> AuditCost:
-    """Trials times length. A healthy model passes a rung in some 15 trials (brief: 10, quick: 6)."""
-    design = plan.design
-    speed_in, speed_out = prefill_per_s or 1000.0, decode_per_s or 60.0
-    tested = design.rungs[-1:] if design.top_first else design.rungs
-    each = 6 if plan.profile == "quick" else 10 if design.top_first else 15
-    calibration = len(plan.registers) * (256 + 1024)
-    prompt = calibration + design.baseline_trials * design.base_tokens + sum((each + 1) * rung for rung in tested)
-    trials = design.baseline_trials + (each + 1) * len(tested)
+def audit_cost(plan: AuditPlan, pace: Pace | None = None, done: Mapping[int, int] | None = None) -> AuditCost:
+    """Trials times length. A healthy model passes a rung in some 15 trials (brief: 10, quick: 6). The header canary is asked
+    of a material just read, so it is sent but not read again. `done`: trials by length that are over, calibration too."""
+    design, pace = plan.design, pace or Pace()
+    tested = design.rungs[-1:] if design.top_first and design.fixed is None else design.rungs
+    each = design.fixed or (6 if plan.profile == "quick" else 10 if design.top_first else 15)
+    wanted = {design.base_tokens: design.baseline_trials, **dict.fromkeys(tested, each)}
+    left = {length: max(0, n - (done or {}).get(length, 0)) for length, n in wanted.items()}
+    headers = 0 if design.fixed is not None else sum(left[rung] > 0 for rung in tested)
+    calibration = len(plan.registers) * (256 + 1024) if done is None else 0
+    read = calibration + sum(length * n for length, n in left.items())
+    trials = sum(left.values()) + headers
     output = trials * (16 + (THINKING_TOKENS // 4 if plan.think else 0))
     most = calibration + design.baseline_trials * design.base_tokens + 2 * design.at_most * sum(tested)
-    known = prefill_per_s is not None
     return AuditCost(
-        requests=trials + 2 * len(plan.registers),
-        prompt_tokens=prompt,
+        requests=trials + (2 * len(plan.registers) if done is None else 0),
+        prompt_tokens=read + (0 if design.fixed is not None else sum(rung for rung in tested if left[rung])),
         output_tokens=output,
-        seconds=prompt / speed_in + output / speed_out,
+        seconds=pace.seconds(read, output),
         most_prompt_tokens=most,
-        assumed="measured speeds" if known else f"assumed: {speed_in:g} and {speed_out:g} tokens/s",
+        assumed=pace.words(),
     )

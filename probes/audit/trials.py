@@ -14,8 +14,9 @@ from probes.ask import Answer, Ask, Note, Probe, Stopped, patience
 from probes.audit.facts import Family, Trial, make_trial, secret_code
 from probes.audit.haystack import STRATA, Calibration, Prompt, build
 from probes.audit.ladder import AskHeader, AskLate, AskTrial, Ladder
-from probes.audit.plan import AuditPlan
+from probes.audit.plan import AuditPlan, audit_cost
 from probes.audit.scoring import classify
+from probes.pace import pace_of, spell
 from probes.padding import Register, repetition
 from probes.result import AnswerClass
 from probes.survey import Survey, hung, residents, survey
@@ -30,6 +31,8 @@ _TOOLS = (
 )
 _TRIES = 3
 _KEEP_ALIVE = "10m"
+_PACED = 40
+_NEWS = 0.1
 
 
 @dataclass(slots=True)
@@ -65,6 +68,10 @@ class Trials:
     failures: int = 0
     last_failure: str = ""
     stopped: Stopped | None = None
+    answers: list[Answer] = field(default_factory=list)  # the last ones: what the pace is measured by
+    seconds: float = 0.0  # of all answers so far
+    _priced: int = 0  # the longest rung before which that was said, or found to be no news
+    planned_s: float | None = None  # the whole audit, by what was last said
 
     def climb(self) -> Probe[None]:
         """Survey, calibrate, climb."""
@@ -79,6 +86,7 @@ class Trials:
         try:
             step = next(steps)
             while True:
+                yield from self._plan_again(step.target)
                 yield Note(self._progress(step), len(self.observed), max(wanted, len(self.observed) + 1))
                 match step:
                     case AskHeader():
@@ -90,6 +98,23 @@ class Trials:
                 step = steps.send(kept)
         except StopIteration:
             return
+
+    def _plan_again(self, length: int) -> Probe[None]:
+        """Say what it will take now that the pace is known: before the first trial, and before the first of a longer rung
+        where that differs by more than a tenth from what was said."""
+        if length <= self._priced:
+            return
+        self._priced = length
+        pace = pace_of(self.answers)
+        if pace.prefill_per_s is None:
+            return
+        done = Counter(one.target for one in self.observed)
+        left = audit_cost(self.plan, pace, done).seconds
+        if self.planned_s is not None and abs(self.seconds + left - self.planned_s) <= _NEWS * self.planned_s:
+            return
+        self.planned_s = self.seconds + left
+        text = f"audit: {spell(self.planned_s)} in all if it stays good, {spell(left)} of it to come ({pace.words()})"
+        yield Note(text, lasting=True)
 
     def _progress(self, step: AskTrial | AskHeader | AskLate) -> str:
         rung = self.ladder.rungs.get(step.target)
@@ -117,9 +142,12 @@ class Trials:
         for attempt in range(_TRIES):
             wait = patience(len(prompt.text) // 3, loads=not self.prompt_tokens)
             answer = yield Ask(f"{key}/{attempt}" if attempt else key, "/api/chat", body, silence_s=wait)
+            self.seconds += answer.total_s
             if answer.ok or _overflowed(answer):
                 self.failures = 0
                 self.prompt_tokens += answer.input_tokens or 0
+                self.answers.append(answer)
+                del self.answers[:-_PACED]
                 return answer
             if answer.silent:
                 raise hung(self.plan.model, answer)

@@ -15,7 +15,8 @@ import random
 from dataclasses import dataclass, field
 
 from probes.ask import Answer, Ask, Note, Probe, Stopped, Wait, patience
-from probes.inspector.plan import Plan
+from probes.inspector.plan import Plan, cost
+from probes.pace import pace_of, spell
 from probes.padding import fill, nonce
 from probes.stats.robust import median
 from probes.survey import Resident, Survey, hung, residents, survey, unload
@@ -131,6 +132,10 @@ def phases(plan: Plan, seen: Seen) -> Probe[None]:
         if stable:
             break
     done += 1
+
+    pace = pace_of([sample.answer for sample in (*seen.cold, *seen.filled, *seen.warm_up)])
+    if pace.prefill_per_s is not None:
+        yield Note(f"inspect: {spell(cost(plan, pace, lazy=found.lazy).seconds)} in all ({pace.words(1)})", lasting=True)
 
     asker.draw.shuffle(ladder)
     for length, repeat in ladder:

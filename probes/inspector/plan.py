@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from probes.pace import Pace
 from probes.result import Host
 
 __all__ = ["Cost", "Plan", "cost", "plan_for"]
@@ -142,43 +143,42 @@ def plan_for(
     )
 
 
-def cost(
-    plan: Plan, *, prefill_per_s: float | None = None, decode_per_s: float | None = None, load_s: float | None = None
-) -> Cost:
-    """Requests, tokens and time. Speeds that are not known are assumed: 1 000 and 60 tokens/s, 3 s a load."""
-    speed_in, speed_out, load = prefill_per_s or 1000.0, decode_per_s or 60.0, load_s or 3.0
+def cost(plan: Plan, pace: Pace | None = None, *, lazy: bool = False) -> Cost:
+    """Requests, tokens and time at a pace. `lazy`: Apple's runner, which is filled instead of loaded at other windows."""
+    pace = pace or Pace()
     largest = max(plan.prefill_lengths)
     ladder = sum(plan.prefills_of(length) for length in plan.prefill_lengths)
     counted = largest in plan.depths and plan.depth_repeats > 1  # the last warm-up is one of the decodes at depth
     deep = plan.depth_repeats * len(plan.depths) - counted
-    # MLX fills the cache to two depths where the others load at other windows: about as long, so one price for both
+    short = plan.short_starts(lazy=lazy)
+    fills = plan.fill_depths if lazy else ()
+    warms = 1 if any(tokens >= largest for tokens in fills) else 2
+    others = () if lazy else plan.memory_windows
     prompt = (
-        plan.cold_repeats * plan.cold_prompt
-        + 2 * largest
+        short * plan.cold_prompt
+        + sum(fills)
+        + warms * largest
         + sum(plan.prefills_of(length) * length for length in plan.prefill_lengths)
-        + min(2048, largest)
         + plan.depth_repeats * sum(plan.depths)
         - counted * largest
-        + (plan.decode_repeats + 1) * 32
+        + (plan.decode_repeats + 1 + len(others)) * 32
     )
     output = (
-        (plan.cold_repeats - 1) * plan.cold_tokens
+        (short - 1) * plan.cold_tokens
         + plan.last_cold_tokens
-        + 2 * plan.warm_up_tokens
+        + (warms + len(fills)) * plan.warm_up_tokens
         + ladder
-        + 2
+        + 1
         + (plan.decode_repeats + 1) * plan.decode_tokens
         + deep * plan.depth_tokens
-        + len(plan.memory_windows)
+        + len(others)
     )
-    requests = plan.cold_repeats + 2 + ladder + 2 + plan.decode_repeats + 1 + deep + len(plan.memory_windows) + 1
-    loads = plan.cold_repeats + len(plan.memory_windows)
-    known = prefill_per_s is not None and decode_per_s is not None
+    loads = short + len(fills) + len(others)
     return Cost(
-        requests=requests,
+        requests=loads + warms + ladder + 1 + plan.decode_repeats + 1 + deep,
         loads=loads,
         prompt_tokens=prompt,
         output_tokens=output,
-        seconds=prompt / speed_in + output / speed_out + loads * load,
-        assumed="measured speeds" if known else f"assumed: {speed_in:g} and {speed_out:g} tokens/s, {load:g} s a load",
+        seconds=pace.seconds(prompt, output, loads),
+        assumed=pace.words(loads),
     )

@@ -59,11 +59,25 @@ def test_cost_is_told_before_the_first_generation() -> None:
 
     def listen(progress: Progress) -> None:
         told.append(progress)
-        if "prompt and" in progress.text:
+        if progress.lasting:
             before.append(sum("prompt" in (ask.body or {}) for ask in model.asked))
 
     run("inspect", options(on_progress=listen), model)
-    assert before == [0]
+    cost, again = [progress.text for progress in told if progress.lasting]
+    assert before == [0, 3]  # assumed before the first, measured after the cold start and two warm-ups
+    assert "(assumed: 1000 prompt" in cost
+    assert "(measured: " in again
+
+
+def test_the_cost_stands_on_the_result_that_lies_there(tmp_path: Path) -> None:
+    model = FakeModel(prefill_ms_per_token=1000 / 150)
+    run("inspect", options(out=tmp_path, quick=True), model)
+    told: list[Progress] = []
+    run("audit", options(out=tmp_path, dry_run=True, on_progress=told.append), model)
+    cost = [progress.text for progress in told if progress.lasting]
+    assert len(cost) == 1
+    assert "as measured 20" in cost[0]
+    assert ": 150 prompt and" in cost[0]
 
 
 def test_a_dry_run_generates_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probes.audit.plan import AuditPlan, audit_cost, audit_plan
+from probes.pace import Pace
 from qm_proxy.errors import InvalidMeasurement
 
 
@@ -51,11 +52,24 @@ def test_thinking_gets_a_budget() -> None:
 
 def test_quick_to_8k_fits_its_time() -> None:
     made = plan(profile="quick", max_tokens=8192, advertised_tokens=131072)
-    assert audit_cost(made, prefill_per_s=150, decode_per_s=60).seconds <= 8 * 60
-    assert audit_cost(made, prefill_per_s=1000, decode_per_s=60).seconds <= 90
+    assert audit_cost(made, Pace(150, 60)).seconds <= 8 * 60
+    assert audit_cost(made, Pace(1000, 60)).seconds <= 90
 
 
 def test_cost_names_what_it_assumes() -> None:
     assert "assumed" in audit_cost(plan()).assumed
-    assert audit_cost(plan(), prefill_per_s=10).assumed == "measured speeds"
+    assert audit_cost(plan(), Pace(10)).assumed == "measured: 10 prompt and 60 output tokens/s"
     assert audit_cost(plan()).most_prompt_tokens > audit_cost(plan()).prompt_tokens
+
+
+def test_what_is_over_is_not_priced_again() -> None:
+    made, pace = plan(profile="quick", max_tokens=8192, advertised_tokens=131072), Pace(150, 60)
+    whole, rest = audit_cost(made, pace), audit_cost(made, pace, {512: 12})
+    assert rest.seconds == pytest.approx(pace.seconds(6 * 8192, 7 * 16))
+    assert whole.seconds > rest.seconds
+    assert audit_cost(made, pace, {512: 12, 8192: 6}).seconds == 0
+
+
+def test_a_paired_audit_asks_every_rung_so_often() -> None:
+    made = plan(paired=24, max_tokens=8192)
+    assert audit_cost(made).requests == 24 * 4 + 2 * len(made.registers)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from probes.ask import Answer, Ask
-from probes.audit import audit, audit_plan
+from probes.ask import Answer, Ask, Note
+from probes.audit import Trials, audit, audit_plan
+from probes.audit.ladder import Ladder
 from probes.result import AuditSection
 from probes.runner import replay
 from qm_proxy.errors import InvalidMeasurement, UpstreamError, UpstreamRefused
@@ -206,3 +208,24 @@ def test_depths_and_families_are_balanced() -> None:
     assert base == [8, 8, 8, 8, 8]
     families = {score.family: score.n for score in section.families if score.target_tokens == 512}
     assert families == {"literal": 12, "paraphrase": 12, "code": 12, "absent": 4}
+
+
+def test_the_plan_is_said_again_with_the_pace_that_was_measured() -> None:
+    model = FakeModel(prefill_ms_per_token=1000 / 150)
+    plan = audit_plan(model.name, "http://x", seed=3, profile="quick", max_tokens=8192, advertised_tokens=model.trained)
+    trials = Trials(plan, Ladder(plan.design))
+    probe = trials.climb()
+    said: list[str] = []
+    step = next(probe)
+    with contextlib.suppress(StopIteration):
+        while True:
+            if isinstance(step, Note):
+                said += [step.text] if step.lasting else []
+                step = probe.send(Answer(key="note"))
+            else:
+                step = probe.send(model.answer(step) if isinstance(step, Ask) else Answer(key="wait"))
+    assert len(said) == 1
+    assert said[0].startswith("audit: 7 min in all if it stays good, ")
+    assert "(measured: 150 prompt and " in said[0]
+    canary = 8192 / 150  # this model keeps no prefix, so it reads the material of the header's question again
+    assert trials.planned_s == pytest.approx(trials.seconds - canary, rel=0.05)

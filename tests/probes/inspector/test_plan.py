@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probes.inspector.plan import cost, plan_for
+from probes.pace import Pace
 
 
 @pytest.mark.parametrize("advertised", [512, 1024, 2048, 4096, 32768, 500_000, None])
@@ -20,9 +21,9 @@ def test_every_length_fits_the_window(advertised: int | None, quick: bool) -> No
 
 
 def test_quick_takes_a_minute_of_model_time() -> None:
-    priced = cost(plan_for("m", "http://x", seed=1, quick=True, advertised_tokens=131072), prefill_per_s=1000, decode_per_s=60)
+    priced = cost(plan_for("m", "http://x", seed=1, quick=True, advertised_tokens=131072), Pace(1000, 60))
     assert priced.seconds <= 60
-    assert priced.assumed == "measured speeds"
+    assert priced.assumed == "measured: 1000 prompt and 60 output tokens/s, 3 s a load"
 
 
 def test_compat_asks_for_what_the_post_had() -> None:
