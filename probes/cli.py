@@ -328,11 +328,12 @@ def _run(kind: Kind, make: Callable[[], Options], out: Path | None, form: str, a
 
 def _measure(kind: Kind, options: Options, shown: _Shown, interrupts: Interrupts) -> tuple[Result, Session]:
     from probes.commands import Session, audit_context, inspect_model, report_agent, report_model
-    from probes.traffic import in_flight
+    from probes.traffic import Traffic
 
     command = {"inspect": inspect_model, "audit": audit_context, "agent": report_agent, "report": report_model}[kind]
     options.on_progress = shown.see
-    options.other_traffic = lambda: in_flight(options.upstream)
+    traffic = Traffic(options.upstream)
+    options.other_traffic, options.traffic_since = traffic.now, traffic.since
 
     async def main() -> tuple[Result, Session]:
         session = Session(kind, options)

@@ -75,6 +75,7 @@ class Options:
     argv: list[str] = field(default_factory=list)
     on_progress: Callable[[Progress], None] | None = None
     other_traffic: Callable[[], Awaitable[int | None]] | None = None  # streams in flight through a proxy to this upstream
+    traffic_since: Callable[[str], Awaitable[int | None]] | None = None  # what ran through it since that ISO instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +258,8 @@ class Session:
         run = Run(
             id=self.id,
             kind=self.kind,
-            started_at=self.started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            ended_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            started_at=_instant(self.started),
+            ended_at=_instant(datetime.now(UTC)),
             seed=self.seed,
             argv=self.options.argv,
             quick=self.options.quick,
@@ -405,6 +406,7 @@ async def _drive(session: Session, probe: Probe[None], parts: _Parts) -> Result:
         _rescue(session, parts)
         await _restore_after(session, error)
     stopped = session.runner.stopped or parts.stopped or (session.trials.stopped if session.trials else None)
+    await _traffic_beside(session)
     if parts.whole and outcome is not None:
         stopped = outcome.stopped = None
     if session.survey is None and stopped is not None and stopped.reason == "upstream":
@@ -569,8 +571,22 @@ def _against(host: Host) -> list[tuple[str, str]]:
     return found
 
 
+async def _traffic_beside(session: Session) -> None:
+    """Others may have come while it was measured: that is known only now."""
+    if session.options.traffic_since is None or session.options.dry_run:
+        return
+    beside = await session.options.traffic_since(_instant(session.started))
+    if beside:
+        text = f"{beside} request(s) of other clients ran through the proxy while this was measured: some waits may be theirs."
+        session.warnings.append(("other_traffic", text))
+
+
+def _instant(when: datetime) -> str:
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 async def _check_traffic(session: Session) -> None:
-    if session.options.other_traffic is None:
+    if session.options.other_traffic is None or session.options.dry_run:
         return
     streams = await session.options.other_traffic()
     if streams:

@@ -19,6 +19,7 @@ from typing import Any
 from probes.commands import Options, Session, audit_context, inspect_model, report_agent, report_model
 from probes.report.markdown import markdown
 from probes.runner import Progress
+from probes.traffic import Traffic
 from probes.walks import save_replays
 from qm_proxy.errors import QmError
 
@@ -48,7 +49,9 @@ def told(progress: Progress) -> None:
 async def run(settings: dict[str, Any]) -> int:
     kind = settings.pop("kind")
     out = settings.pop("out", None)
+    traffic = Traffic(settings["upstream"], settings.pop("console", None))
     options = Options(**settings, out=Path(out) if out else None, on_progress=told)
+    options.other_traffic, options.traffic_since = traffic.now, traffic.since
     session = Session(kind, options)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, lambda: session.stop("cancelled"))

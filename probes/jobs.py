@@ -111,7 +111,8 @@ def replays_of(row: Mapping[str, Any]) -> Path | None:
 
 
 class Jobs:
-    """The queue and its one worker. Use from one event loop. `directory`: where runs keep what they measured."""
+    """The queue and its one worker. Use from one event loop. `directory`: where runs keep what they measured; `console`: the
+    URL at which a run asks whether others use the upstream, or "off"."""
 
     def __init__(
         self,
@@ -119,11 +120,13 @@ class Jobs:
         directory: Path,
         store: Callable[[Mapping[str, Any]], None] = lambda row: None,
         announce: Callable[[str, dict[str, Any]], None] = lambda name, data: None,
+        console: str = "off",
     ) -> None:
         self._upstream = upstream
         self._directory = directory
         self._store = store
         self._announce = announce
+        self._console = console
         self.jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: deque[Job] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -216,6 +219,7 @@ class Jobs:
             "model": job.model,
             "upstream": self._upstream,
             "out": str(job.out),
+            "console": self._console,
             **job.settings,
         }
         job.process = await asyncio.create_subprocess_exec(

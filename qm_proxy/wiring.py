@@ -381,7 +381,9 @@ class Process:
         db = self.plan["db"]
         directory = Path(db).parent / "runs" if db else Path(tempfile.gettempdir()) / f"qm-proxy-runs-{os.getuid()}"
         if not self.plan.get("read_only"):
-            self.jobs = Jobs(self.config["upstream_url"], directory, self.writer.run, self.live.publish)
+            self.jobs = Jobs(
+                self.config["upstream_url"], directory, self.writer.run, self.live.publish, self.config["console_url"] or "off"
+            )
             unfinished = [row for state in ("queued", "running") for row in self.queries.runs(limit=100, state=state)["items"]]
             self.jobs.adopt([whole for row in unfinished if (whole := self.queries.run(row["id"])) is not None])
 

@@ -226,6 +226,15 @@ def test_other_traffic_is_a_refusal() -> None:
         run("inspect", options(other_traffic=two))
 
 
+def test_traffic_that_came_meanwhile_is_a_warning() -> None:
+    async def three(instant: str) -> int:
+        assert instant.endswith("Z")
+        return 3
+
+    warned = run("inspect", options(traffic_since=three)).warnings
+    assert [one.text.split(" ran")[0] for one in warned if one.code == "other_traffic"] == ["3 request(s) of other clients"]
+
+
 def test_a_budget_concludes_and_says_so() -> None:
     result = run("audit", options(budget_s=10.0))
     assert result.audit is not None

@@ -141,3 +141,16 @@ def test_few_gaps_do_not_bound_the_99th_percentile() -> None:
         assert "500 can" in section.gaps.unmeasured["p99"]
     else:
         assert section.gaps.p99 is not None
+
+
+def test_a_pause_of_ours_while_the_server_reads_is_no_disagreement() -> None:
+    model = FakeModel()
+
+    def paused(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        if ask.key.startswith("P5/2048"):  # 2 s of prefill: a pause of 200 ms in the middle of it delays nothing
+            made.pauses = [(made.started_ns + 500_000_000, made.started_ns + 700_000_000)]
+        return made
+
+    section = replay(inspect(plan_for(model.name, "http://x", seed=2, quick=True), None), paused)
+    assert {check.quantity: check.agree for check in section.checks}["prefill"] is True
