@@ -484,7 +484,7 @@ def _fill(session: Session, result: Result, parts: _Parts) -> None:
             ceilings.usable_tokens, ceilings.usable_note = parts.audit.maintained_tokens, parts.audit.sentence
             ceilings.unmeasured.pop("usable_tokens", None)
     if session.options.compat == "quantamind":
-        result.compat = compat_section(session.host, parts.seen, parts.inspector, parts.legacy)
+        result.compat = compat_section(session.host, parts.seen, parts.inspector, parts.legacy, parts.audit)
         if parts.played.compat is not None:
             ours = parts.agent.tiers if parts.agent is not None else []
             result.compat.agent, values = compat_rows(parts.played.compat, session.host, ours)

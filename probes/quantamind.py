@@ -18,7 +18,8 @@ from probes.audit.scoring import tool_call
 from probes.inspector.phases import Sample, Seen
 from probes.inspector.spikes import legacy_threshold, spread, stream_of
 from probes.padding import fill
-from probes.result import CompatRow, CompatSection, Host, InspectorSection
+from probes.result import AuditSection, CompatRow, CompatSection, Host, InspectorSection
+from probes.spoken import show
 from probes.survey import Survey
 
 __all__ = ["MAX_TOKENS", "Legacy", "LegacyRung", "compat_audit", "compat_section", "ladder_cost", "legacy_stream"]
@@ -220,14 +221,16 @@ def legacy_stream(answer: Answer) -> _LegacyStream | None:
     return _LegacyStream(len(times), sum(gaps) / len(gaps), rate, len(hit), len(real))
 
 
-def compat_section(host: Host, seen: Seen, inspected: InspectorSection | None, legacy: Legacy | None) -> CompatSection:
-    """The rows of the post by its own definitions, with our reading where theirs misleads."""
+def compat_section(
+    host: Host, seen: Seen, inspected: InspectorSection | None, legacy: Legacy | None, audited: AuditSection | None = None
+) -> CompatSection:
+    """The rows of the post by its own definitions, with our reading where theirs misleads: each number with its doubt."""
     section = CompatSection()
     if seen.cold:
         _cold_rows(section, seen.cold[-1], inspected)
     _memory_rows(section, host, seen, inspected)
     if legacy is not None:
-        _audit_rows(section, legacy)
+        _audit_rows(section, legacy, audited)
     return section
 
 
@@ -237,13 +240,14 @@ def _cold_rows(section: CompatSection, sample: Sample, ours: InspectorSection | 
     cold = ours.cold[0] if ours is not None and ours.cold else None
     if load is not None:
         values["load_ms"] = int(load * 1000)
-        total = f"cold start in all {cold.total.value:,.0f} ms" if cold is not None and cold.total is not None else None
-        rate = f"implied read {cold.read_gb_s.value:.1f} GB/s" if cold is not None and cold.read_gb_s is not None else None
+        mine = f"load {show(cold.load)}" if cold is not None and cold.load is not None else None
+        total = f"cold start in all {show(cold.total)}" if cold is not None and cold.total is not None else None
+        rate = f"implied read {show(cold.read_gb_s)}" if cold is not None and cold.read_gb_s is not None else None
         rows.append(
             CompatRow(
                 name="Cold load",
                 theirs=f"{int(load * 1000):,} ms",
-                ours="; ".join(part for part in (total, rate) if part) or None,
+                ours="; ".join(part for part in (mine, total, rate) if part) or None,
                 note=cold.note if cold is not None else None,
             )
         )
@@ -251,8 +255,9 @@ def _cold_rows(section: CompatSection, sample: Sample, ours: InspectorSection | 
         values["prefill_ms"], values["prefill_tokens"] = int(prefill * 1000), tokens
         warm = None
         if ours is not None and ours.prefill.slope is not None and ours.prefill.fixed is not None:
-            per_s = 1000 / ours.prefill.slope.value if ours.prefill.slope.value > 0 else math.inf
-            warm = f"warm: {ours.prefill.fixed.value:,.0f} ms + {per_s:,.0f} tokens/s"
+            warm = f"warm: {show(ours.prefill.fixed)} + {show(ours.prefill.slope)}"
+            if ours.prefill.slope.value > 0:
+                warm += f", that is {1000 / ours.prefill.slope.value:,.0f} tokens/s"
         rows.append(
             CompatRow(
                 name="Prompt prefill",
@@ -276,23 +281,22 @@ def _cold_rows(section: CompatSection, sample: Sample, ours: InspectorSection | 
         CompatRow(
             name="Inter-token latency",
             theirs=f"{stream.mean_gap_ms:.1f} ms",
-            ours=f"{cell.client_ms_per_token.value:.2f} ms (client), {cell.server_ms_per_token.value:.2f} ms (server)"
-            if cell
-            else None,
+            ours=f"client {show(cell.client_ms_per_token)}; server {show(cell.server_ms_per_token)}" if cell else None,
         )
     )
     rows.append(
         CompatRow(
             name="Throughput",
             theirs=f"{stream.rate:.1f} tok/s",
-            ours=f"{cell.rate.value:.1f} tokens/s (server)" if cell else None,
+            ours=f"server {show(cell.rate)}" if cell else None,
             note="N chunks over the span of N - 1 gaps: high by N/(N - 1)",
         )
     )
     spikes = ours.spikes if ours is not None else None
     reading = None
     if spikes is not None and spikes.per_1000 is not None:
-        reading = f"{spikes.count} in {spikes.per_1000.n:,} gaps, {spikes.expected_false or 0:.1f} expected by chance"
+        chance = f"{spikes.expected_false:.1f} expected by chance" if spikes.expected_false is not None else None
+        reading = "; ".join(part for part in (f"{spikes.count} in all, {show(spikes.per_1000)}", chance) if part)
     late = stream.flagged - stream.spikes
     set_aside = f" (of {stream.flagged} flagged; {late} only handed over or read late)" if late else ""
     rows.append(
@@ -318,9 +322,13 @@ def _memory_rows(section: CompatSection, host: Host, seen: Seen, ours: Inspector
     share = size / total
     section.values["memory_share"] = share
     memory = ours.memory if ours is not None else None
-    held = f"read with {memory.at_tokens:,} tokens in the cache" if memory is not None and memory.at_tokens else None
+    held = None
+    if memory is not None and memory.at_tokens:
+        held = f"the server's own number, read once (n 1) with {memory.at_tokens:,} tokens in the cache"
     spill = memory.ceilings.spill_tokens if memory is not None else None
-    reading = f"leaves the device at about {spill.value:,.0f} tokens" if spill is not None else None
+    reading = f"leaves the device at {show(spill)}, by the slope over {spill.n} fillings" if spill is not None else None
+    if spill is not None and memory is not None and spill.ci is None:
+        reading = f"{reading}; two points bound nothing"
     section.inspector.append(
         CompatRow(
             name="Memory",
@@ -337,13 +345,23 @@ def _memory_rows(section: CompatSection, host: Host, seen: Seen, ours: Inspector
             CompatRow(
                 name="Context ceiling",
                 theirs=f"{advertised or ceiling:,}",
-                ours=f"advertised {advertised:,}, allocated here {ceiling:,}" if advertised and ceiling else None,
+                ours=f"advertised {advertised:,}, allocated here {ceiling:,}: both as the server states them, nothing measured"
+                if advertised and ceiling
+                else None,
                 note="an advertised number; see the four ceilings",
             )
         )
 
 
-def _audit_rows(section: CompatSection, legacy: Legacy) -> None:
+def _beside(audited: AuditSection | None, tokens: float) -> str | None:
+    """What our Audit found at about that length; `None` where it asked nothing there."""
+    for rung in audited.rungs if audited is not None else ():
+        if rung.accuracy is not None and rung.measured_tokens and abs(rung.measured_tokens / tokens - 1) <= _TOLERANCE:
+            return f"{show(rung.accuracy, percent=True)} at {rung.measured_tokens:,.0f} tokens"
+    return None
+
+
+def _audit_rows(section: CompatSection, legacy: Legacy, audited: AuditSection | None) -> None:
     for rung in legacy.rungs:
         section.audit_rungs.append(
             {
@@ -352,6 +370,7 @@ def _audit_rows(section: CompatSection, legacy: Legacy) -> None:
                 "accuracy": rung.accuracy,
                 "status": "Pass" if rung.passed else "Failure",
                 "sweeps": rung.sweeps,
+                "ours": _beside(audited, rung.tokens) if rung.tokens else None,
             }
         )
     if legacy.broken:
@@ -368,6 +387,7 @@ def _audit_rows(section: CompatSection, legacy: Legacy) -> None:
         CompatRow(
             name="Context cliff",
             theirs=text,
+            ours=audited.sentence.rstrip(".") if audited is not None else None,
             note="one task, one generation for each of three depths, no interval: 0.2 under a one-shot baseline is its cliff",
         )
     )

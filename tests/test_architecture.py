@@ -61,6 +61,7 @@ _ASKING = (
     "probes.ask",
     "probes.padding",
     "probes.pace",
+    "probes.spoken",
     "probes.survey",
     "nouns",
     "measure",

@@ -15,6 +15,7 @@ from typing import Final
 from probes.agent.compat import CompatRun, CompatTally, K
 from probes.result import CompatRow, Host
 from probes.result import Tier as TierSection
+from probes.spoken import show
 from probes.stats.repeats import per_instance
 
 __all__ = ["Tier", "aggregate", "compat_rows", "headline", "ram_class"]
@@ -124,9 +125,7 @@ def compat_rows(tally: CompatTally, host: Host, ours: Sequence[TierSection] = ()
             parts.append(f"{label} {100 * count / total:.0f} % ({count})")
             values[f"{hardest.name}_{label}"] = count
         section = mine.get(hardest.name)
-        beside = (
-            ", ".join(f"{label} {count}" for label, count in section.failures.items()) if section and section.failures else None
-        )
+        beside = _ours_of_failures(section)
         note = "InfiniteLoop here includes a spent turn budget, Hallucinated any turn without a call before the goal"
         rows.append(CompatRow(name="Failure taxonomy", theirs=f"{', '.join(parts)} of {total}", ours=beside, note=note))
         values[f"{hardest.name}_failures"] = total
@@ -139,8 +138,23 @@ def compat_rows(tally: CompatTally, host: Host, ours: Sequence[TierSection] = ()
 
 
 def _ours(section: TierSection | None) -> str | None:
+    """Our own tier in one line; each number with its interval and n."""
     if section is None or section.status == "NOT TESTED":
         return None
-    steps = f", {section.steps.value:.1f} steps" if section.steps is not None else ""
-    least = f", per run at least {section.per_run_at_least:.2f}" if section.per_run_at_least is not None else ""
-    return f"{section.status}: {section.passed} of {section.n} fresh instances{steps}{least}"
+    rate = f": {show(section.rate, percent=True)}" if section.rate is not None else ""
+    steps = f"; {show(section.steps)} a run" if section.steps is not None else ""
+    least = f"; per run at least {section.per_run_at_least:.2f} (95 %, one-sided)" if section.per_run_at_least is not None else ""
+    return f"{section.status}: {section.passed} of {section.n} fresh instances{rate}{steps}{least}"
+
+
+def _ours_of_failures(section: TierSection | None) -> str | None:
+    if section is None or not section.failures:
+        return None
+    shares = section.failure_shares
+    total = sum(section.failures.values())
+    parts = [
+        f"{label} {count}" + (f": {show(shares[label], percent=True)}" if label in shares else "")
+        for label, count in section.failures.items()
+    ]
+    few = f"; {section.unmeasured['failure_shares']}" if "failure_shares" in section.unmeasured else ""
+    return f"{'; '.join(parts)} (n {total}){few}"

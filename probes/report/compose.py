@@ -306,10 +306,16 @@ def _targets(section: AuditSection) -> list[int]:
 
 def _compat_audit(compat: CompatSection) -> list[Block]:
     rows: list[tuple[str, ...]] = [
-        (f"{rung['tokens']:,}", f"{rung['accuracy']:.0%}", str(rung["status"]), f"target {rung['target_tokens']:,}")
+        (
+            f"{rung['tokens']:,}",
+            f"{rung['accuracy']:.0%}",
+            str(rung["status"]),
+            str(rung.get("ours") or "–"),
+            f"target {rung['target_tokens']:,}",
+        )
         for rung in compat.audit_rungs
     ]
-    table = Table(("Tokens", "Accuracy", "Status", ""), rows, caption="By the origin's ladder and definitions")
+    table = Table(("Tokens", "Accuracy", "Status", "Our reading", ""), rows, caption="By the origin's ladder and definitions")
     blocks: list[Block] = [table]
     for row in compat.audit:
         blocks.append(Paragraph(f"{row.theirs}. ({row.note})" if row.note else row.theirs))
