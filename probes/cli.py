@@ -331,14 +331,9 @@ def _measure(kind: Kind, options: Options, shown: _Shown, interrupts: Interrupts
     from probes.traffic import Traffic
 
     command = {"inspect": inspect_model, "audit": audit_context, "agent": report_agent, "report": report_model}[kind]
-<<<<<<< probes/cli.py
     options.on_progress = None if options.dry_run else shown.see  # a dry run prints its cost itself
-    options.other_traffic = lambda: in_flight(options.upstream)
-=======
-    options.on_progress = shown.see
     traffic = Traffic(options.upstream)
     options.other_traffic, options.traffic_since = traffic.now, traffic.since
->>>>>>> /tmp/qm/h5/.new
 
     async def main() -> tuple[Result, Session]:
         session = Session(kind, options)
