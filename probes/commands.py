@@ -45,6 +45,8 @@ __all__ = ["EXIT", "Estimate", "Options", "Session", "audit_context", "inspect_m
 Kind = Literal["inspect", "audit", "agent", "report"]
 EXIT = {"inconclusive": 3, "invalid": 4, "unusable baseline": 3, "NOT READY": 1, "INSUFFICIENT DATA": 3}
 """Verdicts that are no good result; every other one exits 0."""
+_SWAPPING = 1024**2  # bytes/s: less is some sleeping program's page, not the model's
+_PRESSED = 0.05
 
 
 @dataclass(slots=True)
@@ -546,10 +548,21 @@ def _doubts(section: InspectorSection, seen: Seen) -> list[tuple[str, str]]:
             ("drift", f"Decode time changed by {drift.value:+.0%} from the first cell to its repeat: throttling or other load.")
         )
     samples = [sample for part in (seen.decode, seen.deep, seen.prefill) for one in part for sample in one.answer.host]
-    if any(sample.swap_in_per_s for sample in samples):
-        found.append(("swapping", "The machine swapped in memory while it was measured: the speeds are not the model's."))
-    if any(sample.gpu_throttled for sample in samples):
-        found.append(("throttled", "The GPU was throttled while it was measured."))
+    swapped = max((sample.swap_in_per_s or 0.0 for sample in samples), default=0.0)
+    if swapped >= _SWAPPING:
+        text = (
+            f"The machine swapped in up to {swapped / 1024**2:.0f} MiB/s while it was measured: the speeds are not the model's."
+        )
+        found.append(("swapping", text))
+    pressed = max((sample.pressure or 0.0 for sample in samples), default=0.0)
+    if pressed >= _PRESSED:
+        found.append(("memory_pressure", f"The machine waited for memory {pressed:.0%} of the time while it was measured."))
+    for code, name, hot in (
+        ("throttled", "GPU", any(sample.gpu_throttled for sample in samples)),
+        ("cpu_throttled", "CPU", any(sample.cpu_throttled for sample in samples)),
+    ):
+        if hot:
+            found.append((code, f"The {name} was throttled while it was measured: cooled, it is faster."))
     return found
 
 

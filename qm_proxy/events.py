@@ -300,6 +300,7 @@ class HostSample:
     gpu_memory_used: int | None = None
     gpu_memory_total: int | None = None
     gpu_throttled: bool | None = None
+    cpu_throttled: bool | None = None  # slowed by heat since the last sample
 
 
 @event

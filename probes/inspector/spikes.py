@@ -279,6 +279,8 @@ def _pressure(answer: Answer, start_ns: int, end_ns: int) -> str | None:
                 return f"the machine swapped in {sample.swap_in_per_s / 1e6:.1f} MB/s"
             if sample.gpu_throttled:
                 return "the GPU was throttled"
+            if sample.cpu_throttled:
+                return "the CPU was throttled"
             if sample.pressure is not None and sample.pressure > 0.10:
                 return f"tasks waited for memory {sample.pressure:.0%} of the time"
     return None

@@ -1,7 +1,8 @@
 """The machine beside the stream: memory, swap, pressure, GPU. Sampled once a second while streams run: under 0.5 % of a core.
 
 What cannot be read is `None`. Sources: psutil; Linux PSI (`/proc/pressure/memory`, some avg10); NVML when its Python binding
-is installed; amdgpu's sysfs files. Apple's GPU has no unprivileged counter for load; its memory is the machine's own.
+is installed; amdgpu's sysfs files; Intel's counters of thermal throttling (`package_throttle_count` of each package below
+`/sys/devices/system/cpu`). Apple's GPU has no unprivileged counter for load; its memory is the machine's own.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ __all__ = ["Host"]
 
 _PSI = Path("/proc/pressure/memory")
 _DRM = Path("/sys/class/drm")
+_CPU = Path("/sys/devices/system/cpu")
 
 
 class Host:
     """Takes one `HostSample` a call; keeps what rates need between calls. Call `sample` at most once a second."""
 
-    def __init__(self, *, psi: Path = _PSI, drm: Path = _DRM) -> None:
+    def __init__(self, *, psi: Path = _PSI, drm: Path = _DRM, cpu: Path = _CPU) -> None:
         import psutil
 
         self._psutil = psutil
         self._psi = psi if psi.exists() else None
         self._amd = next((d for d in sorted(drm.glob("card*/device")) if (d / "gpu_busy_percent").exists()), None)
         self._nvml = _nvml()
+        self._hot = _throttle_counters(cpu)
+        self._throttles: int | None = None
         self._swapped_in: tuple[float, int] | None = None
         psutil.cpu_percent(None)
 
@@ -48,7 +52,19 @@ class Host:
             gpu_memory_used=used,
             gpu_memory_total=total,
             gpu_throttled=throttled,
+            cpu_throttled=self._cpu_throttled(),
         )
+
+    def _cpu_throttled(self) -> bool | None:
+        """Did the kernel count a throttling since the last sample? `None` the first time, and where it counts none."""
+        if not self._hot:
+            return None
+        try:
+            now = sum(int(counter.read_text()) for counter in self._hot)
+        except (OSError, ValueError):
+            return None
+        before, self._throttles = self._throttles, now
+        return None if before is None else now > before
 
     def _swap_rate(self, swapped_in: int) -> float | None:
         """Bytes per second swapped in since the last sample; `None` the first time."""
@@ -84,6 +100,16 @@ class Host:
                 total = int((self._amd / "mem_info_vram_total").read_text())
                 return busy, used, total, None
         return None, None, None, None
+
+
+def _throttle_counters(cpu: Path) -> list[Path]:
+    """One counter for each package: its cores all show the same one."""
+    packages: dict[str, Path] = {}
+    for counter in sorted(cpu.glob("cpu[0-9]*/thermal_throttle/package_throttle_count")):
+        with contextlib.suppress(OSError):
+            package = (counter.parent.parent / "topology" / "physical_package_id").read_text()
+            packages.setdefault(package, counter)
+    return list(packages.values())
 
 
 def _nvml() -> tuple[Any, Any] | None:

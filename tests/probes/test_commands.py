@@ -15,6 +15,7 @@ from probes.commands import Options, Session, audit_context, inspect_model, repo
 from probes.result import Result, schema
 from probes.runner import Progress
 from qm_proxy.errors import InvalidMeasurement, SettingsError, StoreError, UpstreamUnreachable
+from qm_proxy.events import HostSample, Nanoseconds
 from tests.probes.fakes import FakeModel
 
 
@@ -224,6 +225,24 @@ def test_other_traffic_is_a_refusal() -> None:
 
     with pytest.raises(InvalidMeasurement, match="2 request"):
         run("inspect", options(other_traffic=two))
+
+
+@pytest.mark.parametrize(
+    ("sample", "codes"),
+    [
+        (HostSample(Nanoseconds(0), swap_in_per_s=50e6), ["swapping"]),
+        (HostSample(Nanoseconds(0), swap_in_per_s=4096.0), []),  # one page of some sleeping program
+        (HostSample(Nanoseconds(0), pressure=0.3), ["memory_pressure"]),
+        (HostSample(Nanoseconds(0), gpu_throttled=True), ["throttled"]),
+        (HostSample(Nanoseconds(0), cpu_throttled=True), ["cpu_throttled"]),
+    ],
+)
+def test_a_machine_that_swaps_or_throttles_is_a_warning(sample: HostSample, codes: list[str]) -> None:
+    opts = options()
+    session = Session("inspect", opts, FakeModel().ask)
+    session.runner.sample_host = lambda: sample
+    result = asyncio.run(inspect_model(opts, session))
+    assert [warned.code for warned in result.warnings] == codes
 
 
 def test_traffic_that_came_meanwhile_is_a_warning() -> None:

@@ -115,3 +115,30 @@ def test_a_gpu_that_is_lost_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = Host(psi=NOWHERE, drm=NOWHERE).sample()
     assert (sample.gpu, sample.gpu_memory_total) == (None, None)
     assert sample.memory_total
+
+
+def test_a_cpu_that_is_throttled(tmp_path: Path) -> None:
+    counters = []
+    for number, package in ((0, 0), (1, 0), (2, 1)):
+        (tmp_path / f"cpu{number}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{number}" / "topology" / "physical_package_id").write_text(f"{package}\n")
+        (tmp_path / f"cpu{number}" / "thermal_throttle").mkdir()
+        counters.append(tmp_path / f"cpu{number}" / "thermal_throttle" / "package_throttle_count")
+        counters[-1].write_text("7\n")
+    (tmp_path / "cpufreq").mkdir()
+    host = Host(psi=NOWHERE, drm=NOWHERE, cpu=tmp_path)
+    assert host._hot == [counters[0], counters[2]]
+    assert [host.sample().cpu_throttled, host.sample().cpu_throttled] == [None, False]
+    counters[2].write_text("9\n")
+    assert host.sample().cpu_throttled is True
+    counters[0].write_text("")
+    assert host.sample().cpu_throttled is None
+    assert Host(psi=NOWHERE, drm=NOWHERE, cpu=NOWHERE).sample().cpu_throttled is None
+
+
+@pytest.mark.skipif(not Path("/proc/vmstat").exists(), reason="Linux only")
+def test_the_swap_counter_is_the_kernels() -> None:
+    import psutil
+
+    pages = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())["pswpin"]
+    assert psutil.swap_memory().sin == int(pages) * 4096
