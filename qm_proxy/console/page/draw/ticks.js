@@ -56,7 +56,7 @@ export function tickStrip(exchange, made) {
     tabindex: "0", role: "slider", "aria-label": "Chunks of the answer in time; arrow keys walk them, S jumps to the next stall",
     "aria-valuemin": "0", "aria-valuemax": String(made.length - 1), "aria-valuenow": "0",
   });
-  const hint = `${made.length} chunks · point at one, or focus the strip and use ← → (S: next stall)`;
+  const hint = `${made.length} ${made.length === 1 ? "chunk" : "chunks"} · point at one, or focus the strip and use ← → (S: next stall)`;
   const readout = h("p.readout", null, hint);
   let at = -1;
 

@@ -99,17 +99,20 @@ export function show(place, [id]) {
       const made = marks(chunks, findings);
       const strip = tickStrip(x, made);
       const { rows, of } = waterfallRows(made);
+      const gaps = made.filter((m) => m.gap_s !== null).length;
       const stalls = made.filter((m) => m.stall).length;
-      const words = `${of} chunks, ${stalls} ${stalls === 1 ? "stall" : "stalls"}${rows.length < of ? `; the chart shows the longest gaps, ${rows.length} of them` : ""}`;
-      const waterfall = chart("waterfall", rows, `Gap before each chunk over time: ${words}`, { fitTime: true, legend: false });
-      const histogram = chart("gap_histogram", histogramRows(made), "How often each gap length occurred", { height: 110, legend: false });
-      charts = [waterfall, histogram];
-      exporter = waterfall;
-      closing.push(strip.close, waterfall.close, histogram.close);
+      const words = `${of} ${of === 1 ? "chunk" : "chunks"}, ${stalls} ${stalls === 1 ? "stall" : "stalls"}${rows.length < of ? `; the chart shows the longest gaps, ${rows.length} of them` : ""}`;
+      if (gaps > 1) { // one gap is a figure above, not a chart
+        const waterfall = chart("waterfall", rows, `Gap before each chunk over time: ${words}`, { fitTime: true, legend: false });
+        const histogram = chart("gap_histogram", histogramRows(made), "How often each gap length occurred", { height: 110, legend: false });
+        charts = [waterfall, histogram];
+        exporter = waterfall;
+      }
+      closing.push(strip.close, ...charts.map((c) => c.close));
       charts.strip = strip;
       const key = h("span.key", null, h("i.k-text"), "text ", h("i.k-thinking"), "thinking ", h("i.k-tool"), "tool call ", h("i.k-stall"),
         h("span", { title: "A gap far above its neighbours: odd beside the 64 before it, and more than twice their pace" }, "stall"));
-      const p = panel("Token waterfall", key, strip.element, h("p.quiet", { data: { stalls: String(stalls) } }, words), waterfall.element, histogram.element);
+      const p = panel("Token waterfall", key, strip.element, h("p.quiet", { data: { stalls: String(stalls) } }, words), charts.map((c) => c.element));
       p.classList.add("waterfall");
       parts.push(p);
     } else {

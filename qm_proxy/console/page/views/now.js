@@ -37,7 +37,7 @@ export function show(place) {
   const rows = arrows(h("ul.xlist"), "a.xrow");
   const closed = panel("Last exchanges", h("a", { href: "#/exchanges" }, "all"), exchangeHead(), rows);
   const board = h("div");
-  fill(place, h("h1.unseen", null, "Now"), board, tiles, h("div.now", null, h("div.now-left", null, flight, closed), h("div.now-right", null, loaded, found)));
+  fill(place, h("h1.unseen", null, "Now"), board, tiles, h("div.now", null, h("div.now-left", null, flight, closed), h("div.now-right", null, found, loaded)));
   flight.classList.add("a-flight");
   loaded.classList.add("a-loaded");
   found.classList.add("a-found");
