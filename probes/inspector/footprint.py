@@ -10,7 +10,7 @@ from probes.inspector.phases import Seen
 from probes.inspector.plan import Plan
 from probes.inspector.summaries import coefficient
 from probes.result import Ceilings, Host, Memory, Statistic
-from probes.stats.fits import Fit, line
+from probes.stats.fits import Coefficient, Fit, line
 from probes.stats.intervals import Interval
 from probes.survey import Resident, Survey
 
@@ -50,6 +50,7 @@ def footprint(plan: Plan, seen: Seen, why: str) -> Memory:
         for w, h, r in seen.memory
     ]
     fit = _slope(section, seen, lazy)
+    tokens = [float(held if lazy else window) for window, held, _ in seen.memory]
     if fit is not None:
         section.measured_bytes_per_token = coefficient(fit.slope, fit.n, "bytes/token", 1)
         section.intercept_bytes = fit.fixed.value
@@ -59,8 +60,8 @@ def footprint(plan: Plan, seen: Seen, why: str) -> Memory:
             update={"value": net, "ci": None, "level": None}
         )
         section.cache_bytes_per_token.method = "slope - 2 x num_batch" if mask else "slope"
-        section.agreement = _agreement(cache, net)
-    _ceilings(section, plan, seen, fit)
+        section.agreement = _agreement(cache, net, (min(tokens), max(tokens)))
+    _ceilings(section, plan, seen, _beyond_the_window(fit, cache, tokens) if fit is not None else None)
     return section
 
 
@@ -93,16 +94,43 @@ def _slope(section: Memory, seen: Seen, lazy: bool) -> Fit | None:
     return None
 
 
-def _agreement(cache: mem.Cache | None, net: float) -> str | None:
-    if cache is None or cache.full <= 0:
+def _agreement(cache: mem.Cache | None, net: float, tokens: tuple[float, float]) -> str | None:
+    """Which cache the measured slope is, among the types and numbers of slots that Ollama knows: the nearest within 10 %."""
+    if cache is None or (wanted := cache.mean_slope(*tokens)) <= 0:
         return None
-    for slots in (1, 2, 4, 8):
-        for name, element in mem.CACHE_TYPES.items():
-            if abs(net / (cache.slope(element) * slots) - 1) <= 0.10:
-                times = "" if slots == 1 else f", {slots} parallel slots"
-                wanted = cache.slope(element) * slots
-                return f"confirmed: {name} cache{times}, within 10 % of the architecture's {wanted:.0f} bytes/token"
-    return f"not confirmed: measured {net:.0f}, predicted {cache.slope():.0f} bytes/token (f16, one slot); trust the measured one"
+    fitting = [
+        (abs(net / expected - 1), slots, name, expected)
+        for slots in (1, 2, 4, 8)
+        for name, element in mem.CACHE_TYPES.items()
+        if abs(net / (expected := wanted * element / 2 * slots) - 1) <= 0.10
+    ]
+    if not fitting:
+        return f"not confirmed: measured {net:.0f}, predicted {wanted:.0f} bytes/token (f16, one slot); trust the measured one"
+    (off, slots, name, expected), *others = sorted(fitting)
+    text = f"confirmed: {name} cache{_times(slots)}, {off:.1%} from the architecture's {expected:.0f} bytes/token"
+    if others:
+        text += f"; {' and '.join(f'{name}{_times(slots)} ({off:.0%} off)' for off, slots, name, _ in others)} cannot be excluded"
+    return text
+
+
+def _times(slots: int) -> str:
+    return "" if slots == 1 else f", {slots} parallel slots"
+
+
+def _beyond_the_window(fit: Fit, cache: mem.Cache | None, tokens: list[float]) -> Fit:
+    """Sliding layers stop growing at their window: a line through points inside it is too steep for longer contexts. The
+    architecture says by how much; the line is bent there, and goes on from there."""
+    if cache is None or not cache.windowed or min(tokens) >= cache.window:
+        return fit
+    last = max(tokens)
+    if (mean := cache.mean_slope(min(tokens), last)) <= 0:
+        return fit
+    share = cache.slope() / mean
+    bend = max(last, float(cache.window))
+    slope = fit.slope.value * share
+    fixed = fit.fixed.value + fit.slope.value * bend - slope * bend
+    interval = Interval(fit.slope.interval.lo * share, fit.slope.interval.hi * share, *fit.slope.interval[2:])
+    return fit._replace(fixed=fit.fixed._replace(value=fixed), slope=Coefficient(slope, interval))
 
 
 def _ceilings(section: Memory, plan: Plan, seen: Seen, fit: Fit | None) -> None:
@@ -158,6 +186,6 @@ def _ceiling(fit: Fit, budget_bytes: int, advertised: int | None) -> Statistic |
     ]
     low, high = (end() if math.isfinite(fit.slope.interval.hi) else None for end in ends)
     if low is None:
-        return Statistic(value=value, method="(budget - intercept) / slope, two points", n=fit.n, unit="tokens")
+        return Statistic(value=math.floor(value), method="(budget - intercept) / slope, two points", n=fit.n, unit="tokens")
     interval = Interval(low, high if high is not None else math.inf, fit.slope.interval.level, "(budget - intercept) / slope")
     return Statistic.of(value, interval, n=fit.n, unit="tokens")

@@ -33,6 +33,12 @@ class Cache:
         """Bytes of one slot holding `tokens`."""
         return element * (self.full * tokens + self.windowed * min(tokens, self.window)) + self.constant
 
+    def mean_slope(self, tokens: float, more: float, element: float = 2.0) -> float:
+        """Bytes per token between two lengths, as two measured points see it."""
+        if more <= tokens:
+            return self.slope(element)
+        return (self.bytes_at(round(more), element) - self.bytes_at(round(tokens), element)) / (more - tokens)
+
     def slope(self, element: float = 2.0, beyond: int | None = None) -> float:
         """Bytes per further token at `beyond` tokens (default: past every sliding window)."""
         inside = beyond is not None and beyond < self.window
