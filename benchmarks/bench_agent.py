@@ -250,18 +250,23 @@ def false_stops(n: int) -> None:
 
 def live(n: int) -> None:
     title(f"The detector of live traffic on the same runs, {n} a policy on Hard: proven loops it finds, alarms in runs that pass")
-    for policy in ("looper", "two-cycle", "three-cycle", "forgetful", "oracle", "poller", "wasteful"):
+    forgets: list[tuple[str, dict[str, float]]] = [("forgetful", {"forget": share}) for share in (0.1, 0.3, 0.5)]
+    others: list[tuple[str, dict[str, float]]] = [(name, {}) for name in ("oracle", "poller", "wasteful")]
+    loopers: list[tuple[str, dict[str, float]]] = [(name, {}) for name in ("looper", "two-cycle", "three-cycle")]
+    for policy, parameters in (*loopers, *forgets, *others):
         runs = []
         for index, instance in enumerate(solvable(tier_named("hard"), n)):
-            run = replay(play_run(instance, Conduct("m"), "bench", go_on=True), answer_with(policy))
+            run = replay(play_run(instance, Conduct("m"), "bench", go_on=True), answer_with(policy, parameters))
             runs.append(Run(index, run, judge(run), live_alarm(run)))
         found = live_detector(runs)
         sooner = [
             run.played.loop.steps[-1] - run.alarm.step for run in runs if run.played.loop is not None and run.alarm is not None
         ]
         steps = f", {sum(sooner) / len(sooner):+.1f} steps before our proof" if sooner else ""
+        name = f"{policy} {parameters['forget']:.0%}" if parameters else policy
         print(
-            f"{policy:12} found {found['found']} of {found['proven_loops']} proven{steps}; "
+            f"{name:13} found {found['found']} of {found['proven_loops']} proven{steps}, "
+            f"{found['thirds']} broke off at the third copy of a succeeding call; "
             f"false alarms {found['false_alarms']} of {found['passed_runs']} passes"
         )
 

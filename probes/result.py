@@ -538,7 +538,7 @@ class AgentSection(Section):
     runs: list[dict[str, Any]] = Field(default_factory=list)  # every run: {run, tier, outcome, sub, why, evidence_steps, …}
     conduct: dict[str, Any] = Field(default_factory=dict)  # how runs were made: thinking, temperature, budgets, windows
     origin_labels: dict[str, int] = Field(default_factory=dict)  # our failures under the origin's labels, roughly
-    live_detector: dict[str, int] = Field(default_factory=dict)  # the live rule on these runs: loops found, false alarms
+    live_detector: dict[str, int] = Field(default_factory=dict)  # the live rule: loops found, left at a third copy, false alarms
     loop_cost: dict[str, Any] = Field(default_factory=dict)  # what proven loops cost and a guard would have saved
     other_path: AgentSection | None = None  # --both: the same model by the other way of calling tools
 

@@ -14,7 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from probes.ask import Answer
+from probes.ask import ENDED, Answer
+from qm_proxy.detect.token_loop import TokenLoop
 from qm_proxy.events import TextDelta, ThinkingDelta
 
 __all__ = ["EXCERPT", "Move", "Reading", "read_turn"]
@@ -92,6 +93,7 @@ def read_turn(answer: Answer, *, native: bool, offered: Collection[str]) -> Read
         return Reading("malformed", sub="BrokenJson", detail=broken, text=text)
     aloud = re.match(r"\s*<think>", text) is not None
     sub: SubSort = "CutShort" if cut else "ThinkingAloud" if aloud else "AnsweredInProse"
+    sub = "TokenLoop" if _loops(answer) else sub
     return Reading("no_call", sub=sub, detail=text[:EXCERPT], text=text)
 
 
@@ -100,7 +102,7 @@ def _trouble(answer: Answer) -> Reading | None:
         return Reading("overflow", detail=f"{failed.n_prompt_tokens} prompt tokens in a window of {failed.n_ctx}")
     if answer.ok and (answer.finished is not None or not answer.events):
         return None
-    error = answer.error or f"the answer ended as {answer.ending} without its last record"
+    error = answer.error or ENDED.get(answer.ending) or f"the answer ended as {answer.ending} without its last record"
     lowered = error.lower()
     if "tool call" in lowered and ("pars" in lowered or "invalid" in lowered):
         return Reading("malformed", sub="ParserError", detail=error[:EXCERPT])
@@ -111,6 +113,15 @@ def _trouble(answer: Answer) -> Reading | None:
     if answer.error is None and _repeats_at_end(answer):
         return Reading("no_call", sub="TokenLoop", detail=_text(answer.text[-EXCERPT:]))
     return Reading("infra", detail=error[:EXCERPT])
+
+
+def _loops(answer: Answer) -> bool:
+    """Does the detector of live traffic call what was said a loop? The same question, so the same rule.
+
+    Thinking that filled its budget stays `ThinkingExhausted`, whatever it went round: the budget is to blame first."""
+    watch = TokenLoop()
+    said = (event for event in answer.events if not isinstance(event, ThinkingDelta))
+    return any(finding.severity == "violation" for event in said for finding in watch.see(event))
 
 
 def _repeats_at_end(answer: Answer) -> bool:

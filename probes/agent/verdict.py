@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 from probes.agent.scoring import Run, Tally, safety_limit
 from probes.agent.tiers import TIERS
+from probes.agent.trace import Played
 from probes.result import Host
 
 __all__ = [
@@ -185,15 +186,31 @@ def loop_cost(runs: Sequence[Run]) -> dict[str, object]:
 
 
 def live_detector(runs: Sequence[Run]) -> dict[str, int]:
-    """The rule of live traffic on the same runs: how many proven loops it found too, and its alarms in runs that passed."""
+    """The rule of live traffic on the same runs: how many proven loops it found too, and its alarms in runs that passed.
+
+    `thirds`: proven loops that it did not call one because they ended, or broke off, at a third copy of a call that succeeds.
+    It sees no state, so it waits for a fourth; a failing call and a longer cycle it names at the third, as the proof does.
+    """
     proven = [run for run in runs if run.played.loop is not None]
     passed = [run for run in runs if run.outcome.passed]
     return {
         "proven_loops": len(proven),
         "found": sum(run.alarm is not None for run in proven),
+        "thirds": sum(run.alarm is None and _third_copy(run.played) for run in proven),
         "passed_runs": len(passed),
         "false_alarms": sum(run.alarm is not None for run in passed),
     }
+
+
+def _third_copy(played: Played) -> bool:
+    """Is the proven loop one succeeding call, made three times in a row and not a fourth time?"""
+    loop = played.loop
+    if loop is None or loop.period != 1:
+        return False
+    third = next(step for step in played.steps if step.n == loop.steps[-1])
+    after = next((step for step in played.steps if step.n == third.n + 1), None)
+    fourth = after is not None and (after.name, after.arguments) == (third.name, third.arguments)
+    return not fourth and not third.answer.startswith(("error", "refused"))
 
 
 def advice(tallies: Sequence[Tally]) -> list[str]:

@@ -253,8 +253,13 @@ def _loops(section: AgentSection) -> list[str]:
             "estimate to the horizon."
         )
     if live and (live.get("proven_loops") or live.get("passed_runs")):
+        why = ""
+        if thirds := live.get("thirds", 0):
+            why = (
+                f"; {thirds} more ended at the third copy of a call that succeeds, where it, seeing no state, waits for a fourth"
+            )
         said.append(
-            f"The detector of live traffic, on the same runs: found {live['found']} of {live['proven_loops']} proven loops; "
+            f"The detector of live traffic, on the same runs: found {live['found']} of {live['proven_loops']} proven loops{why}; "
             f"{live['false_alarms']} alarms in {live['passed_runs']} runs that passed."
         )
     stops = [tier.false_stops for tier in section.tiers if tier.false_stops is not None]

@@ -90,14 +90,17 @@ def best_fit(result: Result) -> str:
     kept = audited.maintained_tokens if audited is not None else None
     rate = inspected.decode.cells[0].rate.value if inspected is not None and inspected.decode.cells else None
     uses: list[str] = []
+    open_ = False
     if agent is not None:
         clear = [tier.tier for tier in agent.tiers if tier.status == "CLEAR"]
-        uses.append(f"agent work of the {' and '.join(clear)} kind" if clear else "no agent work without supervision")
+        open_ = agent.verdict == "INSUFFICIENT DATA" and not clear
+        if not open_:
+            uses.append(f"agent work of the {' and '.join(clear)} kind" if clear else "no agent work without supervision")
     if kept:
         uses.append(f"questions about up to {kept:,} tokens of material")
     if rate is not None:
         uses.append("interactive use" if rate >= 10 else "work that may wait")
     if not uses:
         return "Not enough was measured to say."
-    not_shown = "" if agent is not None else " Agent work was not measured."
+    not_shown = " Agent work was not measured." if agent is None else " Of agent work too little was measured." if open_ else ""
     return f"Fit for {', '.join(uses)}.{not_shown}"

@@ -38,7 +38,7 @@ def test_both_answers_are_counted(solvable: First, play: Play) -> None:
     for index, policy in enumerate(("oracle", "looper", "looper", "mumbler")):
         played = play(solvable("hard", 4)[index], policy, go_on=True)
         runs.append(Run(index, played, judge(played), live_alarm(played)))
-    assert live_detector(runs) == {"proven_loops": 2, "found": 2, "passed_runs": 1, "false_alarms": 0}
+    assert live_detector(runs) == {"proven_loops": 2, "found": 2, "thirds": 0, "passed_runs": 1, "false_alarms": 0}
 
 
 def test_the_prompt_path_is_seen_too(solvable: First, play: Play) -> None:
@@ -46,3 +46,19 @@ def test_the_prompt_path_is_seen_too(solvable: First, play: Play) -> None:
     played = play(solvable("hard", 1)[0], "looper", path="prompt-json", go_on=True)
     alarm = live_alarm(played)
     assert alarm is None or alarm.step <= played.instance.horizon
+
+
+def test_where_the_question_is_the_same_so_is_the_answer(play: Callable[..., Played], solvable: First) -> None:
+    """Loops of an agent that forgets: the live rule, which sees no state, names each that reached a fourth copy of a call that
+    succeeds. Those that broke off at the third it leaves alone, and says how many they were."""
+    runs = []
+    for index, instance in enumerate(solvable("hard", 60)):
+        played = play(instance, "forgetful", go_on=True, forget=0.4)
+        runs.append(Run(index, played, judge(played), live_alarm(played)))
+    counts = live_detector(runs)
+    print(counts)
+    assert counts["proven_loops"] >= 20
+    assert counts["thirds"] >= 5
+    assert counts["found"] >= 5
+    assert counts["found"] + counts["thirds"] == counts["proven_loops"]
+    assert counts["false_alarms"] == 0

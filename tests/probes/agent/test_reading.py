@@ -133,6 +133,14 @@ def test_the_servers_repeat_guard_is_the_models_doing() -> None:
     assert read_turn(cut, native=True, offered=OFFERED).sort == "infra"
 
 
+def test_going_round_in_words_is_told_by_the_rule_of_live_traffic() -> None:
+    looping = "I will look at the file again. " * 30
+    assert read_turn(_text(looping, "length"), native=True, offered=OFFERED).sub == "TokenLoop"
+    assert read_turn(_text(looping[:62], "length"), native=True, offered=OFFERED).sub == "CutShort"
+    fresh = " ".join(f"Line {n} of the plan differs from line {n * n}." for n in range(4))
+    assert read_turn(_text(fresh, "stop"), native=True, offered=OFFERED).sub == "AnsweredInProse"
+
+
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(alphabet='{}[]":,abcn \n<>|', max_size=200), native=st.booleans(), reason=st.sampled_from(["stop", "length"]))
 def test_any_text_is_read(text: str, native: bool, reason: str) -> None:
