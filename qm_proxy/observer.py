@@ -20,7 +20,7 @@ from qm_proxy.exchange import Exchange
 from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Progress, Record
 from qm_proxy.relay.pipe import LAG_UNKNOWN, Batch, Kind
-from qm_proxy.sinks import Sink
+from qm_proxy.sinks import Sink, unheard
 from qm_proxy.wire.http import Broken, HttpConnection, HttpEvent, RequestHead, ResponseBody, ResponseEnd
 
 __all__ = ["Fanout", "MakeExchange", "Observer"]
@@ -44,7 +44,7 @@ class Fanout:
         self.sinks = list(sinks)
         self.failures: dict[str, int] = {}
         self._opened = [sink.opened for sink in self.sinks]
-        self._progress = [sink.progress for sink in self.sinks]
+        self._progress = [sink.progress for sink in self.sinks if getattr(type(sink), "progress", None) is not unheard]
         self._found = [sink.found for sink in self.sinks]
         self._closed = [sink.closed for sink in self.sinks]
 

@@ -26,7 +26,8 @@ from qm_proxy.measure.known import LIVE_S, LIVE_SESSIONS, Place, Trajectory, sco
 from qm_proxy.measure.prefix import Prompt, compare, price
 from qm_proxy.measure.stitching import ClientIds, Match, Stitcher
 from qm_proxy.measure.trajectory import Answer, EmittedCall, History, Marker, ReturnedResult
-from qm_proxy.record import Opened, Placed, Prefix, Progress, Record, Turnaround
+from qm_proxy.record import Opened, Placed, Prefix, Record, Turnaround
+from qm_proxy.sinks import unheard
 
 __all__ = ["Sessions", "Watch", "client_ids"]
 
@@ -145,8 +146,7 @@ class Sessions:
         entry = self._in_flight.get(exchange_id)
         return None if entry is None else Watch(entry)
 
-    def progress(self, progress: Progress) -> None:
-        """Nothing spans a stream in flight."""
+    progress = unheard  # nothing spans a stream in flight
 
     def found(self, finding: Finding) -> None:
         """What others found belongs to their exchange."""

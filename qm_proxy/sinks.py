@@ -11,7 +11,7 @@ from typing import Protocol
 from qm_proxy.findings import Finding
 from qm_proxy.record import Opened, Progress, Record
 
-__all__ = ["Sink"]
+__all__ = ["Sink", "unheard"]
 
 
 class Sink(Protocol):
@@ -26,3 +26,7 @@ class Sink(Protocol):
 
     def closed(self, record: Record) -> None:
         """The exchange is over; the record is complete and is not changed afterwards."""
+
+
+def unheard(sink: object, what: object) -> None:
+    """The step of a sink to which it says nothing: `progress = unheard`. Whoever tells many sinks leaves it out."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from qm_proxy.findings import Finding
-from qm_proxy.record import Opened, Progress, Record
+from qm_proxy.record import Opened, Record
+from qm_proxy.sinks import unheard
 
 __all__ = ["Terminal", "ending", "line", "printable", "seconds"]
 
@@ -33,8 +34,7 @@ class Terminal:
     def opened(self, opened: Opened) -> None:
         """A request alone is no line: its answer will be."""
 
-    def progress(self, progress: Progress) -> None:
-        """A stream in flight is shown on the page, not here: lines must stay greppable."""
+    progress = unheard  # a stream in flight is shown on the page, not here: lines must stay greppable
 
     def found(self, finding: Finding) -> None:
         mark = {"info": "·", "suspect": "?", "violation": "!"}[finding.severity]

@@ -318,8 +318,8 @@ class Process:
             self.loop.add_reader(self.pipes[number].fileno(), self._hear, number)
 
     def _hear(self, number: int) -> None:
-        """Something is in the pipe. Read it, and if it was little, let the next gather for a while: waking costs more than reading
-        does (400 µs of cold caches beside 8 µs a token)."""
+        """Something is in the pipe. Read it, and if it was little, let the next gather for a while: waking costs more than
+        reading does (400 µs of cold caches beside 8 µs a token)."""
         if 0 < self._read_pipe(number) < LITTLE_BYTES:
             self.loop.remove_reader(self.pipes[number].fileno())
             self.loop.call_later(GATHER_S, self._listen, number)

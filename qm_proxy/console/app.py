@@ -59,10 +59,18 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._sockets = sockets
         self.up = asyncio.Event()
+        self._ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.up.set()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, which wakes ten times a second to see whether it is to end (1.5 ms of CPU); here it is told, and the
+        second is for its Date header."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), 1)
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -74,6 +82,7 @@ class Server(uvicorn.Server):
     async def stop(self, task: asyncio.Task[None]) -> None:
         """End the streams that are open and wait for `task`, which runs `run_until_stopped`."""
         self.should_exit = True
+        self._ending.set()
         await task
 
 

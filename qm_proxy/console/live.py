@@ -30,7 +30,7 @@ BACKLOG = 2000
 KEEP_ALIVE_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LiveEvent:
     seq: int
     name: str  # exchange.opened, exchange.progress, exchange.closed, finding, run

@@ -24,7 +24,8 @@ from qm_proxy.events import ResidentModel
 from qm_proxy.findings import Finding
 from qm_proxy.ids import new_id
 from qm_proxy.measure.wall_clock import iso, unix_ns_of_iso
-from qm_proxy.record import Opened, Progress, Record
+from qm_proxy.record import Opened, Record
+from qm_proxy.sinks import unheard
 from qm_proxy.store.database import Failure, Place, failure_of, in_memory, open_for_writing
 from qm_proxy.store.redact import Redactor
 from qm_proxy.store.retention import Retention, sizes
@@ -113,8 +114,7 @@ class Writer:
         if len(self._open) > _OPEN:
             self._stored_open.discard(self._open.popitem(last=False)[0])
 
-    def progress(self, progress: Progress) -> None:
-        """Nothing is stored of a stream in flight."""
+    progress = unheard  # nothing is stored of a stream in flight
 
     def found(self, finding: Finding) -> None:
         """Stored at once: if the process is killed before the exchange ends, the finding is known, and whose it was."""

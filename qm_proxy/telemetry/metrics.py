@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from qm_proxy.findings import Finding
 from qm_proxy.measure.series import unpack
-from qm_proxy.record import Opened, Progress, Record
+from qm_proxy.record import Opened, Record
+from qm_proxy.sinks import unheard
 from qm_proxy.telemetry.names import METRICS, Metric
 
 __all__ = ["Exemplar", "Histogram", "Metrics", "Series"]
@@ -80,8 +81,7 @@ class Metrics:
     def opened(self, opened: Opened) -> None:
         """Counted when it closes."""
 
-    def progress(self, progress: Progress) -> None:
-        """Counted when it closes."""
+    progress = unheard  # counted when it closes
 
     def found(self, finding: Finding) -> None:
         """Counted with its exchange, which knows model and client."""

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from qm_proxy.findings import Finding
-from qm_proxy.record import Opened, Progress, Record
+from qm_proxy.record import Opened, Record
+from qm_proxy.sinks import unheard
 from qm_proxy.telemetry.content import Redact, asking
 from qm_proxy.telemetry.metrics import Histogram, Metrics
 from qm_proxy.telemetry.names import ATTRIBUTES, EVENTS, attribute, metric_name, profile_from_environment
@@ -124,8 +125,7 @@ class Export:
     def opened(self, opened: Opened) -> None:
         """Spans are built from the finished record."""
 
-    def progress(self, progress: Progress) -> None:
-        """Spans are built from the finished record."""
+    progress = unheard  # spans are built from the finished record
 
     def found(self, finding: Finding) -> None:
         """Sent with its record."""

@@ -138,6 +138,11 @@ class ServerSent:
         self._idle = not (rest or self._held.size or self._touched or self._cr)
         return events
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and no event has begun."""
+        return self._idle
+
     def record(self, body: bytes) -> bytes | None:
         """The data of a read that is one whole event, of a line of data, or of a line with its name and one of data. None where
         it is not so: then nothing was taken."""

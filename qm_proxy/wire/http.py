@@ -17,6 +17,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -159,6 +160,10 @@ _LOST_CHUNK = 7  # upstream only: inside a chunked body, the beginning of a chun
 _OVER = 8
 
 
+def _no_chunk(data: bytes) -> None:
+    """There is no chunked answer."""
+
+
 class HttpConnection:
     """One client connection and the one to the upstream that belongs to it. Feed each side's reads in the order they happened.
 
@@ -181,6 +186,7 @@ class HttpConnection:
         "_u_head",
         "_u_left",
         "_u_n",
+        "chunk",
     )
 
     def __init__(self) -> None:
@@ -189,6 +195,9 @@ class HttpConnection:
         self._c_left = self._u_left = 0
         self._c_chunks: Chunks | None = None
         self._u_chunks: Chunks | None = None
+        self.chunk: Callable[[bytes], bytes | None] = _no_chunk
+        """The content of a read from the upstream that is one whole chunk of the answer `answering`. None where it is not, or it
+        is not certain: then nothing was taken, and `upstream` takes it."""
         self._c_first = Nanoseconds(0)
         self._c_n = -1  # the request that is being read
         self._u_n = 0  # the exchange whose answer is next, or being read
@@ -198,12 +207,6 @@ class HttpConnection:
         self._left_first: Literal["client_eof", "client_reset"] | None = None
 
     # --- from the upstream --------------------------------------------------------------------------------------------
-
-    def chunk(self, data: bytes) -> bytes | None:
-        """The content of a read from the upstream that is one whole chunk of the answer `answering`. None where it is not, or it
-        is not certain: then nothing was taken, and `upstream` takes it."""
-        chunks = self._u_chunks
-        return None if chunks is None else chunks.whole(data)
 
     @property
     def answering(self) -> int:
@@ -326,6 +329,7 @@ class HttpConnection:
 
     def _begin_chunks(self) -> None:
         self._u, self._u_chunks = _CHUNKED, Chunks()
+        self.chunk = self._u_chunks.whole
 
     def _answered(self, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         events.append(ResponseEnd(t_ns, self._u_n, True, self._left_first or "framing"))
@@ -336,7 +340,7 @@ class HttpConnection:
         self._methods.pop(self._u_n, None)
         self._u_n += 1
         self._seen_head = False
-        self._u_chunks = None
+        self._u_chunks, self.chunk = None, _no_chunk
 
     def _break_answer(self, evidence: str, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         """No later answer can be told apart any more, so every exchange that waits ends here."""
@@ -520,7 +524,7 @@ class HttpConnection:
 
     def _lose_answers(self, at: int, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         """With several answers awaited, the next status line could be any one's: then all of them are given up."""
-        self._u, self._u_chunks = at, None
+        self._u, self._u_chunks, self.chunk = at, None, _no_chunk
         if self._asked - self._u_n > 1:
             self._break_answer("a gap with several answers awaited", t_ns, events)
 
@@ -566,7 +570,7 @@ class HttpConnection:
         self._u_n = max(self._asked, self._u_n + self._seen_head)
         self._seen_head = False
         self._u_head.clear()
-        self._u_chunks = None
+        self._u_chunks, self.chunk = None, _no_chunk
 
     def _end(self, n: int, how: _How, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         clean = self._u == _TUNNEL and n == self._u_n

@@ -12,6 +12,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -138,8 +139,8 @@ class _ThinkingChunk(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-_decode_text = msgspec.json.Decoder(_TextChunk).decode
-_decode_thinking = msgspec.json.Decoder(_ThinkingChunk).decode
+_decode_text: Callable[[bytes], _TextChunk | _ThinkingChunk] = msgspec.json.Decoder(_TextChunk).decode
+_decode_thinking: Callable[[bytes], _TextChunk | _ThinkingChunk] = msgspec.json.Decoder(_ThinkingChunk).decode
 _PATIENCE = 8
 
 
@@ -268,22 +269,18 @@ class OpenAIAnswer(ServerSentAnswer):
         self._refused = 0  # times that chunks said more than a delta
 
     def deltas(self, kind: type[TextDelta | ThinkingDelta], bodies: list[bytes], t_ns: list[Nanoseconds]) -> Deltas | None:
-        if not self._begun or self._torn or self._refused > _PATIENCE:
+        if not self._begun or self._torn or self._refused > _PATIENCE or not self._events.idle:
             return None
-        record_of = self._events.record
+        decode = _decode_text if kind is TextDelta else _decode_thinking
         texts: list[str] = []
         try:
             for body in bodies:
-                record = record_of(body)
-                if record is None:
+                if body[:6] != b"data: " or body[-2:] != b"\n\n" or 13 in body:
                     return None
-                if kind is TextDelta:
-                    chunk = _decode_text(record)
-                    text = chunk.choices[0].delta.content
-                else:
-                    thought = _decode_thinking(record)
-                    text = thought.choices[0].delta.reasoning or thought.choices[0].delta.reasoning_content
-                if not text or not (chunk if kind is TextDelta else thought).model:
+                chunk = decode(body[6:-2])  # refuses what holds a second event
+                delta = chunk.choices[0].delta
+                text = delta.content or delta.reasoning or delta.reasoning_content
+                if not text or not chunk.model:
                     return None
                 texts.append(text)
         except REFUSED:
