@@ -366,7 +366,7 @@ def _print(result: Result, form: str, definitions: bool, out: Path | None, inter
     if form == "terminal":
         from rich.console import Console
 
-        Console().print(terminal(result))
+        Console().print(terminal(result, out))
     else:
         sys.stdout.write(render(result, form, definitions=definitions))  # type: ignore[arg-type]  # checked against _FORMS
 
