@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from probes.checks import SelfTest
-from probes.selftest import _audit, _cliff_check, _coverage, _rates, _reader, _word_of
+from probes.selftest import _audit, _cliff_check, _coverage, _rates, _reader, _word_of, selftest
 from probes.stats.intervals import clopper_pearson
+from qm_proxy.errors import SettingsError
 
 
 def test_error_rates_hold_in_process() -> None:
@@ -28,3 +30,19 @@ def test_a_planted_cliff_is_checked_over_sockets() -> None:
 
 def test_exact_coverage_is_exact() -> None:
     assert _coverage(clopper_pearson, 1, 0.5) == pytest.approx(1.0)
+
+
+def test_a_bad_file_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    said: list[str] = []
+    for name, text, words in (
+        ("broken.json", "{", "is not JSON"),
+        ("wrong.json", '[{"name": "x", "decode": {"token_ms": -3}}]', "decode.token_ms"),
+        ("empty.json", "[]", "holds no persona"),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=words):
+            asyncio.run(selftest(personas=path, on_check=said.append))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        asyncio.run(selftest(personas=tmp_path / "nowhere.json", on_check=said.append))
+    assert said == []
