@@ -291,8 +291,8 @@ def _gaps(streams: list[Stream], why: str, here: bool) -> Gaps:
         section.unmeasured["p99"] = f"{len(pooled)} gaps cannot bound it from above; 500 can"
     section.max_ms = max(pooled)
     section.histogram = _histogram(streams, here)
-    for depth in sorted({_rounded(stream.depth_tokens) for stream in streams}):
-        gaps = [gap for stream in streams if _rounded(stream.depth_tokens) == depth for gap in spread(stream.judged_ms)]
+    for depth, alike in _by_depth(streams):
+        gaps = [gap for stream in alike for gap in spread(stream.judged_ms)]
         if gaps:
             section.by_depth.append(
                 GapDepth(
@@ -302,9 +302,15 @@ def _gaps(streams: list[Stream], why: str, here: bool) -> Gaps:
     return section
 
 
-def _rounded(tokens: int) -> int:
-    """Depths of repeats differ by a few tokens: one cell each."""
-    return tokens if tokens < 16 else round(tokens, -max(0, len(str(tokens)) - 2))
+def _by_depth(streams: list[Stream]) -> list[tuple[int, list[Stream]]]:
+    """Depths of repeats differ by a few tokens: those within a quarter of the shallowest are one cell, at their mean."""
+    cells: list[list[Stream]] = []
+    for stream in sorted(streams, key=lambda stream: stream.depth_tokens):
+        if cells and stream.depth_tokens <= 1.25 * cells[-1][0].depth_tokens:
+            cells[-1].append(stream)
+        else:
+            cells.append([stream])
+    return [(round(sum(stream.depth_tokens for stream in cell) / len(cell)), cell) for cell in cells]
 
 
 def _histogram(streams: list[Stream], here: bool) -> list[Bin]:

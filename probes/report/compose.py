@@ -137,7 +137,7 @@ def _inspector(section: InspectorSection, compat: CompatSection | None) -> list[
     add = table.rows.append
     for start in section.cold:
         if start.state in ("C0", "C1"):
-            add(("Cold load", f"{show(start.load)}; {start.label}"))
+            add(("Cold load", f"{show(start.load)}; {start.state}, {start.label}"))
             add(("Cold start in all", _or_why(show(start.total), start.unmeasured.get("total"))))
             if start.prefill is not None:
                 add(("Prefill, first request", f"{show(start.prefill)} for {start.prompt_tokens} tokens"))
@@ -145,7 +145,9 @@ def _inspector(section: InspectorSection, compat: CompatSection | None) -> list[
                 add(("Implied read rate", show(start.read_gb_s) + (f"; {start.note}" if start.note else "")))
         else:
             name = "Warm, new prompt" if start.state == "C2" else "Prompt cached"
-            add((name, f"{show(start.total)} to the first chunk, {start.prompt_tokens} tokens"))
+            add((name, f"{show(start.total)} to the first chunk, {start.prompt_tokens} tokens; {start.state}"))
+    if section.cold and all(start.state != "C0" for start in section.cold):
+        add(("Disk-cold load", "not measured; C0: --evict starts once with the weights put out of the page cache"))
     prefill = section.prefill
     if prefill.slope is not None and prefill.fixed is not None:
         speed = 1000 / prefill.slope.value if prefill.slope.value > 0 else float("inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -56,10 +56,20 @@ def _block(block: Block, result: Result) -> RenderableType:
             return _table(block)
         case Figure():
             if block.chart == "waterfall" and result.inspector is not None and result.inspector.waterfall is not None:
-                return waterfall(result.inspector.waterfall)
+                return _Fitting(result.inspector.waterfall)
             return Text(f"{block.title}: {block.alt}", style="dim")
         case Replays():
             return Text("", end="")
+
+
+class _Fitting:
+    """A waterfall as wide as the terminal, up to 100 columns."""
+
+    def __init__(self, found: Waterfall) -> None:
+        self._found = found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield waterfall(self._found, min(100, options.max_width))
 
 
 def _table(table: Table) -> RichTable:

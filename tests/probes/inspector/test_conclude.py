@@ -154,3 +154,10 @@ def test_a_pause_of_ours_while_the_server_reads_is_no_disagreement() -> None:
 
     section = replay(inspect(plan_for(model.name, "http://x", seed=2, quick=True), None), paused)
     assert {check.quantity: check.agree for check in section.checks}["prefill"] is True
+
+
+def test_repeats_at_one_depth_are_one_cell_of_gaps() -> None:
+    section = run(FakeModel())
+    shallow, middle, deep = section.gaps.by_depth
+    assert shallow.n == pytest.approx(6 * 255, abs=6)
+    assert 30 <= shallow.depth_tokens <= 60 < 2000 < middle.depth_tokens < 2200 < 8000 < deep.depth_tokens < 8400

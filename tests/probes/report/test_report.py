@@ -171,3 +171,14 @@ def test_an_open_interval_and_an_absent_statistic() -> None:
     assert show(one) == "3.00 ms [2.00, ∞] (95%, n 1,200)"
     share = Statistic(value=0.975, ci=(0.87, 1.0), level=0.95, method="m", n=40, unit="share")
     assert show(share, percent=True) == "97.5% [87%, 100%] (95%, n 40)"
+
+
+def test_a_waterfall_is_no_wider_than_the_terminal() -> None:
+    from probes.report.terminal import _Fitting, printed
+    from probes.result import Waterfall
+
+    found = Waterfall(
+        request="P6", t_ms=[float(n) for n in range(200)], gap_ms=[1.0] * 200, kind=["text"] * 200, spike=[False] * 200
+    )
+    assert [len(line) for line in printed([_Fitting(found)], 72).splitlines()][:1] == [72]
+    assert [len(line) for line in printed([_Fitting(found)], 140).splitlines()][:1] == [100]
