@@ -292,6 +292,10 @@ class Known:
             del self._named[name]
         for t in session.trajectories:
             self._forget_line(t)
+        if not session.in_flight and not any(t.open for t in session.trajectories):
+            # session and lines hold each other: left alone, thousands of them wait for a collection that hardly ever comes
+            session.trajectories.clear()
+            session.agents.clear()
 
     def _forget_line(self, t: Trajectory) -> None:
         self._disown(t, t.owned)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import sys
+
 import pytest
 
 from qm_proxy.measure.known import Known, Place, Session, Tip, scope_of
@@ -91,6 +94,23 @@ def test_least_recently_used_sessions_go_first(known: Known) -> None:
     assert [s.gone for s in (a, c)] == [False, True]  # too many marks: the oldest goes, and with it its own
     known.evict(61 * 10**9)
     assert (a.gone, known.live, known.evicted) == (True, (0, 0), 3)
+
+
+def test_what_is_forgotten_needs_no_collector(known: Known) -> None:
+    """Session and lines name each other; a line that is still in flight keeps its session whole."""
+    idle, busy = _session(known, "a"), _session(known, "b")
+    line, open_one = known.line(idle, "start", None), known.line(busy, "start", None)
+    open_one.open = 1
+    gc.disable()
+    try:
+        held = sys.getrefcount(line)
+        known.forget(idle)
+        assert sys.getrefcount(line) == held - 1
+    finally:
+        gc.enable()
+    known.forget(busy)
+    assert busy.trajectories == [open_one]
+    assert open_one.session.gone
 
 
 def test_the_only_session_stays_however_large(known: Known) -> None:
