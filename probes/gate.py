@@ -32,7 +32,7 @@ from qm_proxy.errors import SettingsError
 
 __all__ = ["GateResult", "Judged", "Rule", "Rules", "gate", "load_rules", "lookup"]
 
-State = Literal["pass", "fail", "inconclusive", "unmeasured"]
+State = Literal["pass", "fail", "inconclusive", "unmeasured", "not judged"]
 
 
 class Rule(BaseModel):
@@ -91,15 +91,14 @@ def gate(result: Result, rules: Rules, baseline: Result | None = None) -> GateRe
     """Judge every rule. Raises SettingsError when a rule needs a baseline that was not given, or names no metric."""
     document = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     before = baseline.model_dump(mode="json", by_alias=True, exclude_none=True) if baseline is not None else None
-    judged = [_judge(rule, document, before) for rule in rules.rule]
+    judged = [_bounded(_judge(rule, document, before), result) for rule in rules.rule]
+    if result.run.state == "failed" and result.run.exit_code == 5:
+        return GateResult(exit_code=5, sentence=f"The run failed: {result.run.reason}.", judged=_unjudged(judged))
+    if _invalid(result):
+        said = "The measurement is invalid: its numbers say nothing about the model."
+        return GateResult(exit_code=4, sentence=said, judged=_unjudged(judged))
     states = [one.state for one in judged]
     failed, unsure = states.count("fail"), states.count("inconclusive") + states.count("unmeasured")
-    if result.run.state == "failed" and result.run.exit_code == 5:
-        return GateResult(exit_code=5, sentence=f"The run failed: {result.run.reason}.", judged=judged)
-    if _invalid(result):
-        return GateResult(
-            exit_code=4, sentence="The measurement is invalid: its numbers say nothing about the model.", judged=judged
-        )
     if failed:
         code = 1
     elif unsure:
@@ -110,6 +109,21 @@ def gate(result: Result, rules: Rules, baseline: Result | None = None) -> GateRe
         f"{states.count(state)} {state}" for state in ("pass", "fail", "inconclusive", "unmeasured") if state in states
     )
     return GateResult(exit_code=code, sentence=f"{len(judged)} rules: {counted}.", judged=judged)
+
+
+def _unjudged(judged: list[Judged]) -> list[Judged]:
+    return [one.model_copy(update={"state": "not judged"}) for one in judged]
+
+
+def _bounded(judged: Judged, result: Result) -> Judged:
+    """How far accuracy was maintained is a lower limit where the audit met no loss, or was stopped before it could."""
+    audit = result.audit
+    if judged.metric != "audit.maintained_tokens" or judged.state != "fail" or audit is None:
+        return judged
+    if audit.verdict in ("maintained", "limit not reached", "inconclusive"):
+        why = "a lower limit: longer prompts were not asked or not decided"
+        return judged.model_copy(update={"state": "inconclusive", "words": f"{judged.words} ({why})"})
+    return judged
 
 
 def _invalid(result: Result) -> bool:

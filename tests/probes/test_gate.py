@@ -45,7 +45,7 @@ RATE = "inspector.decode.cells[0].rate"
         ({"metric": RATE, "at_most": 60}, 0),
         ({"metric": RATE, "at_most": 40}, 1),
         ({"metric": "audit.maintained_tokens", "at_least": 8000}, 0),
-        ({"metric": "audit.maintained_tokens", "at_least": 8001}, 1),
+        ({"metric": "audit.maintained_tokens", "at_least": 8001}, 3),  # nothing longer was asked
         ({"metric": "audit.verdict", "equals": "limit not reached"}, 0),
         ({"metric": "audit.verdict", "equals": "cliff"}, 1),
         ({"metric": "agent.verdict", "equals": "READY"}, 3),
@@ -55,6 +55,14 @@ RATE = "inspector.decode.cells[0].rate"
 )
 def test_rules(rule: dict[str, object], code: int) -> None:
     assert judged(rule) == code
+
+
+def test_how_far_accuracy_was_maintained_fails_only_where_a_loss_was_found() -> None:
+    made = result()
+    assert made.audit is not None
+    for verdict, code in (("inconclusive", 3), ("maintained", 3), ("cliff", 1), ("gradual decline", 1)):
+        made.audit.verdict, made.audit.maintained_tokens = verdict, 512  # type: ignore[assignment]
+        assert judged({"metric": "audit.maintained_tokens", "at_least": 4096}, made) == code
 
 
 @pytest.mark.parametrize(("unsure", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3)])
@@ -84,6 +92,9 @@ def test_an_invalid_or_failed_measurement_is_neither_pass_nor_fail() -> None:
     failed = result()
     failed.run.state, failed.run.exit_code, failed.run.reason = "failed", 5, "gone"
     assert judged({"metric": RATE, "at_least": 1}, failed) == 5
+    for made in (invalid, failed):
+        said = gate(made, Rules.model_validate({"rule": [{"metric": RATE, "at_least": 1}]}))
+        assert [one.state for one in said.judged] == ["not judged"]
 
 
 @pytest.mark.parametrize(
