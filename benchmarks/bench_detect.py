@@ -4,6 +4,7 @@
     python benchmarks/bench_detect.py --small     a taste, in seconds
     python benchmarks/bench_detect.py --scale 0.3 three tenths of it: read the counts beside the rates
     python benchmarks/bench_detect.py --half dev  the half on which thresholds were chosen; the default is the other one
+    python benchmarks/bench_detect.py --part stalls --rows FILE     one part of it, added to FILE; without --part: what FILE holds
 
 Clean answers are texts of this machine (two of five: generated hard negatives), so absolute rates differ a little between
 machines. Thresholds were frozen on the dev half. Exit code 1 if a promise is broken.
@@ -15,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,6 +31,8 @@ def main() -> int:
     parser.add_argument("--half", choices=("dev", "test"), default="test")
     parser.add_argument("--seed", type=int, default=101)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", action="append", help="only this part, as named in --json; may be given again")
+    parser.add_argument("--rows", type=Path, help="keep the rows here, so that the whole can be run in parts")
     args = parser.parse_args()
     started = time.perf_counter()
     half, seed = args.half, args.seed
@@ -38,24 +42,34 @@ def main() -> int:
     def of(n: int, least: int = 2) -> int:
         return max(round(n * scale), least)
 
-    rows = {
-        "token_loops": measure.token_loops(half, seed, clean=of(30_000), loops=of(100), rivals=of(20, 10), files=files),
-        "invariance": measure.invariance(half, seed, texts=of(400), files=files),
-        "trajectories": measure.trajectories(half, seed, sessions=of(100, 3)),
-        "tool_calls": measure.tool_calls(half, seed, schemas=of(300), leaks=of(30), clean=of(20_000), files=files),
-        "stalls": measure.stalls(half, seed, streams=of(60, 4)),
-        "truncation": measure.truncations(half, seed, models=of(300, 8), seen_before=True),
-        "truncation_new": measure.truncations(half, seed, models=of(300, 8), seen_before=False),
-        "cost": measure.cost(half, seed, texts=of(400, 30)),
+    parts: dict[str, Callable[[], dict]] = {  # type: ignore[type-arg]
+        "token_loops": lambda: measure.token_loops(half, seed, clean=of(30_000), loops=of(100), rivals=of(20, 10), files=files),
+        "invariance": lambda: measure.invariance(half, seed, texts=of(400), files=files),
+        "trajectories": lambda: measure.trajectories(half, seed, sessions=of(100, 3)),
+        "tool_calls": lambda: measure.tool_calls(half, seed, schemas=of(300), leaks=of(30), clean=of(20_000), files=files),
+        "stalls": lambda: measure.stalls(half, seed, streams=of(60, 4)),
+        "truncation": lambda: measure.truncations(half, seed, models=of(300, 8), seen_before=True),
+        "truncation_new": lambda: measure.truncations(half, seed, models=of(300, 8), seen_before=False),
+        "cost": lambda: measure.cost(half, seed, texts=of(400, 30)),
     }
-    broken = (
-        report(rows, half, time.perf_counter() - started)
-        if not args.json
-        else [name for name, _, good in promises(rows) if not good]
-    )
+    rows = json.loads(args.rows.read_text(), object_hook=_whole_keys) if args.rows and args.rows.exists() else {}
+    seconds = rows.pop("seconds", 0.0)
+    wanted = args.part or ([] if rows else list(parts))
+    rows |= {name: parts[name]() for name in wanted}
+    seconds += time.perf_counter() - started
+    if args.rows:
+        args.rows.write_text(json.dumps(rows | {"seconds": seconds}, indent=1, default=str))
+    if missing := parts.keys() - rows.keys():
+        print(f"still to run: {', '.join(sorted(missing))}")
+        return 0
+    broken = report(rows, half, seconds) if not args.json else [name for name, _, good in promises(rows) if not good]
     if args.json:
         print(json.dumps(rows, indent=1, default=str))
     return 1 if broken else 0
+
+
+def _whole_keys(row: dict[str, object]) -> dict[object, object]:
+    return {int(key) if key.isdigit() else key: value for key, value in row.items()}
 
 
 def promises(rows: dict[str, dict]) -> list[tuple[str, str, bool]]:  # type: ignore[type-arg]

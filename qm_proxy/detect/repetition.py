@@ -17,7 +17,7 @@ import re
 import zlib
 from typing import NamedTuple
 
-from qm_proxy.detect.shape import Context, Unit, context_of, encoded, fence_after, letter_share, symbols, unit_of
+from qm_proxy.detect.shape import Context, Unit, context_of, encoded, fence_after, letter_share, machine_made, symbols, unit_of
 from qm_proxy.events import Channel
 from qm_proxy.findings import EXCERPT_CHARACTERS, Finding
 
@@ -228,6 +228,8 @@ class Repetition:
         context: Context = "code" if self.name == "tool" else context_of(self._text[-4096:], fenced=bool(self.fence))
         if period == 1 and encoded(self._text[: max(len(self._text) - covered, 0)][-64:]):
             kind, context = "numbers", "code"
+        elif context == "prose" and machine_made(unit):
+            context = "code"  # records joined into a paragraph are still records
         bar = _bar(kind, unit, context)
         needed = max(bar.characters, bar.copies * period)
         if covered < needed:

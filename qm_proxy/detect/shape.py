@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["Context", "Unit", "context_of", "encoded", "fence_after", "letter_share", "symbols", "unit_of"]
+__all__ = ["Context", "Unit", "context_of", "encoded", "fence_after", "letter_share", "machine_made", "symbols", "unit_of"]
 
 Context = Literal["prose", "list", "table", "code"]
 Unit = Literal["words", "glyphs", "separators", "numbers"]
@@ -55,6 +55,13 @@ def unit_of(unit: str) -> Unit:
     if any(map(str.isalpha, characters)) and not (digits and _WORD.search(unit) is None):
         return "words"
     return "numbers" if digits else "glyphs"
+
+
+def machine_made(unit: str) -> bool:
+    """Is it rather a record (log line, trace, address, path) than talk: more than a third digits and ASCII marks?"""
+    solid = "".join(unit.split())
+    words = sum(not character.isascii() or character.isalpha() for character in solid)
+    return len(solid) > 8 and words * 3 < len(solid) * 2
 
 
 def encoded(before: str) -> bool:

@@ -6,7 +6,9 @@ Rules that hold here (Ollama 0.33; research/ollama-wire.md 3.6, ollama-live-fact
   set), one more with a BOS token. Exact, and believed only if the request was large enough to need it.
 - *dropped*: the oldest messages go until the rest fits. Nothing is exact then. Two proofs: the same conversation grew, and what
   was evaluated did not grow with it; or a line from size to tokens, learnt for each model and tool set from requests that
-  fitted, says that more must have been sent. Size is bytes or lexer symbols, whichever has fitted better so far.
+  fitted, says that more must have been sent. Size is bytes, characters, pieces that tokenizers do not join across, or mixtures:
+  each that has fitted about as well as the best has a say, and the count must lie outside of what all of them allow.
+  A conversation that was cut and has only grown since is still cut.
 - *refused*: with a template of its own (native mode) or `truncate: false` Ollama answers 400 and may name both numbers.
 - *shifted*: prompt and answer together are longer than the window, so the oldest tokens were discarded while generating.
 - *full*: the answer ended at the window's end, as happens with `shift: false`.
@@ -22,7 +24,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
-from qm_proxy.detect.shape import symbols
 from qm_proxy.events import Asked, Cut, Event, Failed, Finished, Residency, TextDelta, ThinkingDelta, Usage
 from qm_proxy.findings import Finding, Severity
 
@@ -33,17 +34,21 @@ _V = TypeVar("_V")
 
 _PRIOR = 0.27  # tokens per UTF-8 byte of unknown text, and the range in which real tokenizers lie
 _PRIOR_LOW, _PRIOR_HIGH = 0.145, 0.7
-_SYMBOL, _SYMBOL_LOW = 1.1, 0.6  # tokens per lexer symbol, which has at most 16 letters or equal marks
-_MIXTURES = (0.2, 0.4, 0.6, 0.8)  # shares of the bytes: words become more tokens the longer they are
-_MEASURES = range(2 + len(_MIXTURES))
+_SYMBOL, _SYMBOL_LOW = 1.1, 0.6  # tokens per piece
+_MIXTURES = (0.2, 0.4, 0.6, 0.8)  # shares of the bytes or characters: words become more tokens the longer they are
+_MEASURES = range(3 + 2 * len(_MIXTURES))
 _MODELS, _SAMPLES, _LINES = 256, 16, 2_048
 _ENOUGH_BYTES = 200
 _STEPS_ENOUGH, _STEPS_CAUTION = 4, 0.92
+_FEW_STEPS_CAUTION = (0.78, 0.83, 0.85, 0.87)  # having seen so many
+_AS_GOOD, _AS_STEADY = 0.02, 0.96  # a measure that fits nearly as well as the best may be the true one: it has a say
 _NEAR = 0.94  # a count just below the window is what dropping leaves: there a small loss is believed
 _FAR = 1.2  # so much less than must have been sent needs no sum of messages to explain it
 _OLDEST = 4_096  # messages that may have been dropped
 _TEXTS, _COUNTED = 8_192, 65_536
 _DEFAULT_KEEP = 4
+_PIECE = re.compile(r"\s?[^\W\d_]{1,16}|\s?\d{1,3}|\s?([^\w\s]|_)\1{0,3}|\s+")
+"""What tokenizers do not join across: words with the blank before them, three digits, few equal marks, a run of blanks."""
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _REFUSALS = re.compile(
     r"prompt is longer than the context length|exceeds the (?:available context size|model's maximum context length)"
@@ -54,17 +59,22 @@ _REMEDY = "raise num_ctx (options of native requests, a Modelfile, OLLAMA_CONTEX
 
 
 class Size(NamedTuple):
-    """How large a request is, in two measures. A model's tokens follow one of them, or a mixture, better than the others."""
+    """How large a request is, in three measures. A model's tokens follow one of them, or a mixture, better than the others."""
 
     n_bytes: int
     n_symbols: int
+    n_characters: int
 
     def by(self, measure: int) -> float:
-        """In bytes (0), in symbols (1), or in a mixture of both."""
-        if measure < 2:
+        """In bytes (0), in pieces (1), in characters (2), or in a mixture of pieces with bytes or with characters."""
+        if measure < 3:
             return self[measure]
-        share = _MIXTURES[measure - 2]
-        return share * _PRIOR * self.n_bytes + (1 - share) * _SYMBOL * self.n_symbols
+        of, i = divmod(measure - 3, len(_MIXTURES))
+        share = _MIXTURES[i]
+        return share * _PRIOR * self[2 * of] + (1 - share) * _SYMBOL * self.n_symbols
+
+    def __sub__(self, other: Size) -> Size:
+        return Size(self[0] - other[0], self[1] - other[1], self[2] - other[2])
 
 
 class Estimate(NamedTuple):
@@ -86,6 +96,7 @@ class Calibration:
         self._samples: OrderedDict[tuple[str, int], deque[tuple[Size, int]]] = OrderedDict()
         self._pooled: OrderedDict[str, deque[tuple[Size, int]]] = OrderedDict()
         self._lines: OrderedDict[object, tuple[Size, int]] = OrderedDict()
+        self._past: OrderedDict[object, tuple[Size, int, str]] = OrderedDict()
         self._steps: OrderedDict[str, deque[tuple[Size, int]]] = OrderedDict()
         self._symbols: OrderedDict[tuple[int, int], int] = OrderedDict()
 
@@ -103,24 +114,30 @@ class Calibration:
             samples, doubt = list(self._pooled.get(model, ())), 0.12
         if len(samples) >= 2:
             lines = [_line([(it.by(i), tokens) for it, tokens in samples], size.by(i), i, doubt) for i in _MEASURES]
-            return min(lines, key=lambda line: line.high - line.low)
+            best = min(lines, key=lambda line: line.high - line.low)
+            allowed = (best.high - best.low) / best.middle + _AS_GOOD
+            lines = [line for line in lines if (line.high - line.low) / line.middle <= allowed]
+            return best._replace(low=min(line.low for line in lines), high=max(line.high for line in lines))
         n = size.n_bytes
         middle = max(n * _PRIOR, size.n_symbols * _SYMBOL)
         return Estimate(min(n * _PRIOR_LOW, size.n_symbols * _SYMBOL_LOW), middle, n * _PRIOR_HIGH, _PRIOR, 0, 0)
 
     def grew(self, model: str, by: Size, tokens: int) -> None:
         """A conversation that fitted before and after grew by so much, and by so many tokens."""
-        if by.n_bytes >= _ENOUGH_BYTES and by.n_symbols > 0 and tokens > 0:
+        if by.n_bytes >= _ENOUGH_BYTES and min(by) > 0 and tokens > 0:
             _kept(self._steps, model, deque(maxlen=2 * _SAMPLES), _MODELS).append((by, tokens))
 
     def least_growth(self, model: str, by: Size, had: Size, tokens: int) -> float:
         """Tokens that a conversation of so many must have grown by at least, if nothing of it was dropped."""
         steps = self._steps.get(model, ())
         if len(steps) < _STEPS_ENOUGH:
-            return min(by[i] * tokens / had[i] for i in (0, 1)) * 0.75
+            known = [(had, tokens), *steps]
+            least = min(by.by(i) * min(more / it.by(i) for it, more in known) for i in _MEASURES)
+            return least * _FEW_STEPS_CAUTION[len(steps)]
         rates = [sorted(tokens / it.by(i) for it, tokens in steps) for i in _MEASURES]
-        i = max(_MEASURES, key=lambda i: rates[i][0] / rates[i][-1])  # the measure that varies least
-        return by.by(i) * rates[i][0] * (_STEPS_CAUTION + (0.03 if len(steps) >= 24 else 0 if len(steps) >= 8 else -0.07))
+        steady = [rates[i][0] / rates[i][-1] for i in _MEASURES]
+        least = min(by.by(i) * rates[i][0] for i in _MEASURES if steady[i] >= _AS_STEADY * max(steady))
+        return least * (_STEPS_CAUTION + (0.03 if len(steps) >= 24 else 0 if len(steps) >= 8 else -0.07))
 
     def knows(self, model: str) -> bool:
         """Has it seen this model's conversations grow often enough to be believed?"""
@@ -137,8 +154,22 @@ class Calibration:
         if len(self._lines) > _LINES:
             self._lines.popitem(last=False)
 
+    def outgrew(self, line: object, size: Size, window: int, confidence: str) -> None:
+        """The conversation, at this size, did not fit into this window."""
+        self._past.pop(line, None)
+        self._past[line] = (size, window, confidence)
+        if len(self._past) > _LINES:
+            self._past.popitem(last=False)
+
+    def past(self, line: object, size: Size, window: int) -> str | None:
+        """How sure is it that the conversation, having been cut before and only grown since, cannot fit into this window?"""
+        before = self._past.get(line)
+        if before is None or window > before[1] or any(now < then for now, then in zip(size, before[0], strict=True)):
+            return None
+        return before[2]
+
     def symbols(self, text: str) -> int:
-        """Lexer symbols of a text; what was counted for the turn before is remembered. Of a giant, a part is counted."""
+        """Pieces of a text; what was counted for the turn before is remembered. Of a giant, a part is counted."""
         if len(text) < 64:
             return len(text) // 3 + 1
         key = (len(text), hash(text))
@@ -147,7 +178,7 @@ class Calibration:
             self._symbols.move_to_end(key)
             return known
         part = text[:_COUNTED]
-        n = self._symbols[key] = symbols(part) * len(text) // len(part)
+        n = self._symbols[key] = len(_PIECE.findall(part)) * len(text) // len(part)
         if len(self._symbols) > _TEXTS:
             self._symbols.popitem(last=False)
         return n
@@ -164,7 +195,7 @@ class Truncation:
         self._model = asked.model or ""
         self._line = line
         sizes, self._size, self._tools = size_of(asked, calibration)
-        self._messages = Size(sum(size.n_bytes for size in sizes), sum(size.n_symbols for size in sizes))
+        self._messages = _sum(sizes)
         old = zip(asked.messages[:-1], sizes, strict=False)
         self._droppable = [size for message, size in old if message.role != "system"][:_OLDEST]
         self._media = any(message.media for message in asked.messages)
@@ -211,12 +242,19 @@ class Truncation:
         estimate = self._calibration.estimate(self._model, self._tools, self._size)
         before = self._calibration.before(self._line) if self._line is not None else None
         found = self._exact(windows, estimate, tokens, t_ns) or self._dropped(windows, estimate, before, tokens, t_ns)
+        if not found and self._line is not None and windows:
+            sure = self._calibration.past(self._line, self._size, windows[0])
+            if sure is not None:
+                found = [self._tell("dropped", sure, windows[0], estimate, tokens, t_ns)]
+        if found and self._line is not None and windows:
+            confidence = str(found[0].evidence["confidence"])
+            self._calibration.outgrew(self._line, self._size, windows[0], "high" if confidence == "certain" else confidence)
         if not found:
             self._learn(windows, estimate, tokens, grown=before is not None and tokens > before[1])
             found = self._overflow(windows, tokens, reason, t_ns)
             if self._line is not None:
                 if before is not None and not self._media and not (windows and tokens > 0.9 * windows[0]):
-                    by = Size(self._size[0] - before[0][0], self._size[1] - before[0][1])
+                    by = self._size - before[0]
                     self._calibration.grew(self._model, by, tokens - before[1])
                 self._calibration.stand(self._line, self._size, tokens)
         return found
@@ -232,7 +270,7 @@ class Truncation:
         return [window for window in likely if window >= tokens]
 
     def _exact(self, windows: list[int], estimate: Estimate, tokens: int, t_ns: int) -> list[Finding]:
-        n_bytes, n_symbols = self._size
+        n_bytes, n_symbols, _ = self._size
         plain = 0.0
         if estimate.samples < 2 or not estimate.low <= tokens <= estimate.high:  # the line does not explain the count either
             plain = max(min(n_bytes * _PRIOR, n_symbols * _SYMBOL), 0.9 * n_symbols)
@@ -250,7 +288,7 @@ class Truncation:
         window = windows[0] if windows else None
         if before is not None and self._size.n_bytes >= before[0].n_bytes and self._size.n_symbols >= before[0].n_symbols:
             had = before[1]
-            by = Size(self._size[0] - before[0][0], self._size[1] - before[0][1])
+            by = self._size - before[0]
             more = by.by(estimate.measure)
             least = had + self._calibration.least_growth(self._model, by, before[0], had)
             if estimate.samples < 2:  # the conversation itself is the better teacher
@@ -258,7 +296,8 @@ class Truncation:
                 more = float(by.n_symbols)
             most = had + more * estimate.slope * 1.8
             near = window is not None and tokens > _NEAR * window
-            lost = tokens * 1.008 < least if near else tokens < least - max(8, 0.01 * had)
+            explained = estimate.samples >= 2 and tokens >= estimate.middle  # what fitted before says that all of it was counted
+            lost = tokens * 1.008 < least if near else tokens < least - max(8, 0.01 * had) and not explained
             fell = tokens < had - max(8, 0.01 * had)
             fits = window is not None and (least > _FAR * tokens or self._fits(window, estimate, tokens, least, most))
             if lost and fits and window is not None and max(most, least) > window >= tokens:
@@ -386,14 +425,19 @@ def size_of(asked: Asked, calibration: Calibration) -> tuple[list[Size], Size, i
         text = message.text
         if "<think>" in text and message.role == "assistant":
             text = _THOUGHTS.sub("", text)
-        n_bytes, n_symbols = _bytes(text) + 16, calibration.symbols(text) + 5
+        n_bytes, n_symbols, n_characters = _bytes(text) + 16, calibration.symbols(text) + 5, len(text) + 16
         for call in message.calls:
             n_bytes += _bytes(call.arguments) + len(call.name) + 24
             n_symbols += calibration.symbols(call.arguments) + 8
-        sizes.append(Size(n_bytes, n_symbols))
+            n_characters += len(call.arguments) + len(call.name) + 24
+        sizes.append(Size(n_bytes, n_symbols, n_characters))
     tools = sum(len(tool.parameters or b"") + len(tool.name) for tool in asked.tools)
-    whole = Size(sum(size[0] for size in sizes) + tools, sum(size[1] for size in sizes) + tools // 2)
+    whole = _sum([*sizes, Size(tools, tools // 2, tools)])
     return sizes, whole, hash((len(asked.tools), tools))
+
+
+def _sum(sizes: list[Size]) -> Size:
+    return Size(*map(sum, zip(*sizes, strict=True))) if sizes else Size(0, 0, 0)
 
 
 def _bytes(text: str) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qm_proxy.detect.shape import context_of, encoded, fence_after, letter_share, symbols, unit_of
+from qm_proxy.detect.shape import context_of, encoded, fence_after, letter_share, machine_made, symbols, unit_of
 
 PROSE = "The relay joins two sockets and copies what it reads.\nNothing is held back on its way,\nand nothing is added.\n"
 
@@ -76,6 +76,24 @@ def test_encoded() -> None:
     assert encoded("data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAA")
     assert not encoded("So the answer to the question is ")
     assert not encoded("short")
+
+
+def test_records_and_talk() -> None:
+    for record in (
+        "==71== by 0x12F68A3: ??? (in /srv/app-v12.1/bin/node) ",
+        "GET /a/b?c=1 200 0.031 ",
+        "10.0.0.7:8080 -> 10.0.0.9 ",
+    ):
+        assert machine_made(record), record
+    for talk in (
+        "Let me try again. ",
+        "I'll wait -- no, I won't! ",
+        "सूर्य निकल आया है। ",
+        "结束了。让我再试一次。",
+        "сначала, потом. ",
+        "x=y; ",
+    ):
+        assert not machine_made(talk), talk
 
 
 def test_symbols_are_about_tokens() -> None:

@@ -112,6 +112,16 @@ def test_ordinary_repetition_is_none(text: str) -> None:
     assert found([*events(text), Finished(T, "stop")]) == []
 
 
+def test_records_joined_into_a_paragraph_may_repeat_more_often() -> None:
+    """A recursion in a quoted trace: equal frames, one after the other, on one line."""
+    frame = "==71==    by 0x12F68A3: ??? (in /srv/app-v12.14.1-linux-x64/bin/node) "
+    assert found(events(PROSE + frame * 6 + PARAGRAPH)) == []
+    (finding,) = found(events(PROSE + frame * 40))
+    assert finding.evidence["form"] == "exact"
+    (finding,) = found(events(PROSE + SENTENCE * 6))
+    assert finding.evidence["form"] == "exact", "talk may not"
+
+
 def test_only_the_numbers_change() -> None:
     text = PROSE + "".join(f"Attempt {i}: connecting to the server failed, trying again. " for i in range(1, 80))
     (finding,) = found(events(text))

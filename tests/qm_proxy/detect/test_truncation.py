@@ -137,6 +137,44 @@ def test_a_conversation_that_grew_while_its_count_did_not() -> None:
     assert all(dropped == told for dropped, told in counts)
 
 
+def test_what_was_cut_and_has_only_grown_is_still_cut() -> None:
+    calibration = learnt()
+    texts = [words(50), words(9000)]
+    (first,) = found(asked(*texts), *answer(2051), calibration=calibration, line="l")
+    assert first.evidence["form"] == "half_window"
+    grown = asked(*texts, words(20, 1), words(1200, 2))
+    for tokens in (3990, 3000, 1300):  # after dropping, whatever its oldest messages left
+        (again,) = found(grown, *answer(tokens), calibration=calibration, line="l")
+        assert (again.evidence["form"], again.evidence["confidence"]) == ("dropped", "high")
+    assert found(asked(words(50), words(1200, 2)), *answer(1258), calibration=calibration, line="l") == [], "compacted: it fits"
+    assert found(grown, *answer(10_280), calibration=calibration, line="l", window=16_384) == [], "a larger window"
+
+
+@pytest.mark.parametrize("per_token", ["characters", "bytes"])
+def test_scripts_that_mix_are_no_truncation(per_token: str) -> None:
+    """English taught it, then came Russian and Chinese: their bytes, characters and words disagree, and so must its doubt."""
+
+    def count(request: Asked) -> int:
+        whole = "".join(message.text for message in request.messages)
+        return round(len(whole) / 3.3) if per_token == "characters" else round(len(whole.encode()) / 5)
+
+    russian = "окно модели хранит то что было сказано раньше и ничего сверх того "
+    chinese = "模型的窗口保存之前说过的话。"
+    told = 0
+    for seed in range(12):
+        calibration, texts, rng = learnt(0), [words(40, seed)], random.Random(seed)
+        for i in range(8):
+            texts += [words(rng.randint(60, 200), i), words(40, i + 99)]
+            request = asked(*texts)
+            assert found(request, *answer(count(request)), calibration=calibration, line=seed) == []
+        for i in range(6):
+            texts += [rng.choice((russian * 4, chinese * 8)), words(10, i)]
+            request = asked(*texts)
+            if count(request) < 4000:
+                told += bool(found(request, *answer(count(request)), calibration=calibration, line=seed))
+    assert told == 0
+
+
 def test_the_first_request_of_all_that_is_far_too_large() -> None:
     request = asked(words(10), *(words(2000, i) for i in range(10)))
     (finding,) = found(request, *answer(3900))
