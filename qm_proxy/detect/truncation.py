@@ -132,7 +132,7 @@ class Calibration:
         steps = self._steps.get(model, ())
         if len(steps) < _STEPS_ENOUGH:
             known = [(had, tokens), *steps]
-            least = min(by.by(i) * min(more / it.by(i) for it, more in known) for i in _MEASURES)
+            least: float = min(by.by(i) * min(more / it.by(i) for it, more in known) for i in _MEASURES)
             return least * _FEW_STEPS_CAUTION[len(steps)]
         rates = [sorted(tokens / it.by(i) for it, tokens in steps) for i in _MEASURES]
         steady = [rates[i][0] / rates[i][-1] for i in _MEASURES]
