@@ -34,7 +34,12 @@ KEEP_ALIVE_S = 15.0
 class LiveEvent:
     seq: int
     name: str  # exchange.opened, exchange.progress, exchange.closed, finding, run
-    data: dict[str, Any]
+    what: dict[str, Any] | Progress
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What is sent. Of a progress it is made when somebody reads: most are read by nobody."""
+        return _progress_json(self.what) if isinstance(self.what, Progress) else self.what
 
     def encode(self) -> bytes:
         body = json.dumps(self.data, separators=(",", ":"), allow_nan=False)
@@ -71,17 +76,7 @@ class Live:
         )
 
     def progress(self, progress: Progress) -> None:
-        self.publish(
-            "exchange.progress",
-            {
-                "id": progress.id,
-                "phase": progress.phase,
-                "chunks": progress.chunks,
-                "elapsed_s": round(progress.elapsed_s, 4),
-                "ttft_s": progress.ttft_s,
-                "tokens_per_s": progress.tokens_per_s,
-            },
-        )
+        self.publish("exchange.progress", progress)
 
     def found(self, finding: Finding) -> None:
         self.publish("finding", finding_json(finding))
@@ -89,7 +84,7 @@ class Live:
     def closed(self, record: Record) -> None:
         self.publish("exchange.closed", record_json(record))
 
-    def publish(self, name: str, data: dict[str, Any]) -> None:
+    def publish(self, name: str, data: dict[str, Any] | Progress) -> None:
         self.events.append(LiveEvent(next(self._numbers), name, data))
         if self._readers:  # else nobody waits
             changed, self._changed = self._changed, asyncio.Event()
@@ -155,3 +150,14 @@ class Live:
                 return
             elif not await self.wait(seq, KEEP_ALIVE_S):
                 yield b": still here\n\n"
+
+
+def _progress_json(progress: Progress) -> dict[str, Any]:
+    return {
+        "id": progress.id,
+        "phase": progress.phase,
+        "chunks": progress.chunks,
+        "elapsed_s": round(progress.elapsed_s, 4),
+        "ttft_s": progress.ttft_s,
+        "tokens_per_s": progress.tokens_per_s,
+    }

@@ -7,6 +7,7 @@ CRLF CRLF, so each of those is fed as the end of a piece of its own: then the en
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import httptools
 
@@ -25,7 +26,7 @@ _SIZES = {b"%x\r\n" % n: n + len(b"%x\r\n" % n) + 2 for n in range(1, 0x1000)}
 _size = _SIZES.get
 
 
-class End:
+class _Ends:
     """llhttp's callbacks. `done`: the last chunk and its trailers are complete.
 
     `on_body` is the list's own append: no Python frame per chunk (0.1 µs of 0.25).
@@ -44,16 +45,15 @@ class End:
 class Chunks:
     """One chunked body, at any cut. Trailers and chunk extensions are passed over; nothing is kept but `pieces`."""
 
-    __slots__ = ("between", "end", "feed_whole", "pieces")
+    __slots__ = ("_ends", "_feed_whole", "between", "done", "pieces")
 
     def __init__(self) -> None:
         self.between = True
         """Certainly between two chunks, so that `whole` may read on. Behind a read that ended elsewhere nobody knows."""
         self.pieces: list[bytes] = []  # the taker empties it
-        self.end = End(self.pieces)  # apart, so that the parser and this are no cycle
-        self.feed_whole = httptools.HttpResponseParser(self.end).feed_data
-        """For bytes in which no body can end: they begin with no line break and hold no CRLF CRLF."""
-        self.feed_whole(_HEAD)
+        self.done = False
+        self._ends: _Ends | None = None  # apart, so that the parser and this are no cycle; most bodies need neither
+        self._feed_whole: Callable[[bytes], object] = self._begin
 
     def whole(self, data: bytes) -> bytes | None:
         """The content of `data` if it is certainly one whole chunk, as nearly every token comes; else None: nothing was taken."""
@@ -73,8 +73,19 @@ class Chunks:
             data = data[self._skip_whole(data) :]
             if not data:
                 return size
+            if data[:5] == b"0\r\n\r\n":
+                self.done = True
+                return size - len(data) + 5
             self.between = False
         return size - len(data) + self._feed(data)
+
+    def _begin(self, data: bytes) -> None:
+        """The parser is made when it is needed. What it is fed in one go holds no end: it begins with no line break and has no
+        CRLF CRLF but at its own end."""
+        self._ends = _Ends(self.pieces)
+        self._feed_whole = httptools.HttpResponseParser(self._ends).feed_data
+        self._feed_whole(_HEAD)
+        self._feed_whole(data)
 
     def _skip_whole(self, data: bytes) -> int:
         """Take the whole chunks that `data` begins with; answer how many bytes they are."""
@@ -90,7 +101,7 @@ class Chunks:
         if data[0] > 13:
             mark = data.find(b"\r\n\r\n")
             if mark < 0 or mark + 4 == len(data):
-                self.feed_whole(data)
+                self._parse(data)
                 return len(data)
         return self._feed_apart(data)
 
@@ -103,11 +114,15 @@ class Chunks:
             else:
                 mark = data.find(b"\r\n\r\n", at - 3)
                 stop = size if mark < 0 else max(mark + 4, at + 1)
-            self.feed_whole(data[at:stop])
+            self._parse(data[at:stop])
             at = stop
-            if self.end.done:
+            if self.done:
                 break
         return at
+
+    def _parse(self, data: bytes) -> None:
+        self._feed_whole(data)
+        self.done = self._ends is not None and self._ends.done
 
     def bridge(self, n_bytes: int) -> bool:
         """Go on behind `n_bytes` that were not copied. True when they lay wholly inside one chunk: llhttp is shown zeros,
@@ -117,7 +132,7 @@ class Chunks:
             return False
         try:
             while n_bytes > 0:
-                self.feed_whole(_NOTHING[:n_bytes])
+                self._feed_whole(_NOTHING[:n_bytes])
                 n_bytes -= len(_NOTHING)
         except ChunksBroken:
             return False

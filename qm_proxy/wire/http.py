@@ -228,7 +228,7 @@ class HttpConnection:
                 if chunks.pieces:
                     events.append(ResponseBody(t_ns, self._u_n, b"".join(chunks.pieces)))
                     chunks.pieces.clear()
-                if chunks.end.done:
+                if chunks.done:
                     self._answered(t_ns, events)
             elif at == _LENGTH:
                 piece = data if len(data) <= self._u_left else data[: self._u_left]
@@ -395,7 +395,7 @@ class HttpConnection:
         if evidence is not None:
             self._break_request(evidence, t_ns, events)
             return b""
-        if chunks.end.done:
+        if chunks.done:
             self._c_chunks = None
             self._request_over(t_ns, events)
         return data[used:]
