@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from probes.ask import Answer, Ask, Probe, Stopped, Wait
@@ -29,6 +30,11 @@ class Resident:
     size: int | None
     size_vram: int | None
     context_tokens: int | None
+    pinned: bool = False  # kept loaded for ever: its end lies more than a year ahead
+
+    def load(self) -> dict[str, object]:
+        """The request that loads it again, without options, as the user's own clients do."""
+        return {"model": self.name, **({"keep_alive": -1} if self.pinned else {})}
 
 
 @dataclass(slots=True)
@@ -130,6 +136,7 @@ def residents(key: str) -> Probe[list[Resident]]:
             size=_integer(entry.get("size")),
             size_vram=_integer(entry.get("size_vram")),
             context_tokens=_integer(entry.get("context_length")),
+            pinned=_far(entry.get("expires_at")),
         )
         for entry in _list(answer, "models")
     ]
@@ -150,15 +157,24 @@ def unload(key: str, found: Survey) -> Probe[None]:
 
 
 def restore(found: Survey) -> Probe[None]:
-    """P9: leave what was loaded loaded, and nothing else: without options, as the user's own clients load it."""
-    if found.target.was_loaded:
-        yield Ask("P9/restore", "/api/generate", {"model": found.target.name}, silence_s=300)
+    """P9: leave what was loaded loaded, and nothing else: with the window it had, and for ever what was pinned."""
+    mine = found.ours(found.loaded)
+    if mine is not None:
+        yield Ask("P9/restore", "/api/generate", mine.load(), silence_s=300)
     else:
         yield Ask("P9/restore", "/api/generate", {"model": found.target.name, "keep_alive": 0}, silence_s=60)
     now = yield from residents("P9/ps")
-    gone = [resident.name for resident in found.others if all(other.name != resident.name for other in now)]
-    for name in gone:
-        yield Ask(f"P9/reload/{name}", "/api/generate", {"model": name}, silence_s=300)
+    for resident in found.others:
+        if all(other.name != resident.name for other in now):
+            yield Ask(f"P9/reload/{resident.name}", "/api/generate", resident.load(), silence_s=300)
+    if not found.loaded:
+        return
+    now = yield from residents("P9/windows")
+    for resident in found.loaded:
+        again = next((other for other in now if other.name == resident.name), None)
+        if again is not None and resident.context_tokens and again.context_tokens != resident.context_tokens:
+            body = {**resident.load(), "options": {"num_ctx": resident.context_tokens}}
+            yield Ask(f"P9/window/{resident.name}", "/api/generate", body, silence_s=300)
 
 
 def hung(model: str, answer: Answer) -> UpstreamError:
@@ -198,6 +214,12 @@ def _list(answer: Answer, name: str) -> list[dict[str, Any]]:
 
 def _plain(name: str) -> str:
     return name.removesuffix(":latest").lower()
+
+
+def _far(instant: object) -> bool:
+    """`keep_alive: -1` is shown as an instant some centuries ahead."""
+    year = instant[:4] if isinstance(instant, str) else ""
+    return year.isdigit() and int(year) > datetime.now(UTC).year + 1
 
 
 def _integer(value: object) -> int | None:

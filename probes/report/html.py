@@ -36,6 +36,9 @@ th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bot
   font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th { background: var(--strong); font-weight: 600; }
 td[title] { text-decoration: underline dotted var(--soft); cursor: help; }
+td[title]:focus { outline: 2px solid var(--line); }
+td[title]:focus::after { display: inline-block; content: attr(title); color: var(--soft); font-size: .85rem; padding-top: .3rem; }
+@media (max-width: 40rem) { td:nth-child(n+5) { min-width: 13rem; } }
 figure { margin: 1.2rem 0; }
 figcaption { color: var(--soft); font-size: .9rem; }
 .chart { width: 100%; min-height: 60px; }
@@ -104,7 +107,7 @@ def _table(table: Table) -> str:
     for row in table.rows:
         first, *rest = row
         meant = DEFINITIONS.get(first)
-        title = f' title="{escape(meant)}"' if meant else ""
+        title = f' title="{escape(meant)}" tabindex="0"' if meant else ""
         rows.append(f"<tr><td{title}>{escape(first)}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>")
     top = f"<thead><tr>{head}</tr></thead>" if head else ""
     return f'<div class="scroll"><table>{caption}{top}<tbody>{"".join(rows)}</tbody></table></div>'

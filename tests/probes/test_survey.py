@@ -100,3 +100,38 @@ def test_unloading_waits_until_it_is_gone() -> None:
     found = look(model)
     replay(unload("P1", found), model.answer)
     assert not model.loaded
+
+
+def test_what_was_loaded_comes_back_with_its_window_and_its_pin() -> None:
+    """Three models were there: one pinned with a long window, one evicted by the run, and our own."""
+    far, soon = "2318-03-01T00:00:00Z", "2026-11-24T20:00:00Z"
+    before = [
+        {"name": "fake:8b", "digest": "d1gest", "context_length": 8192, "expires_at": soon},
+        {"name": "pinned:1b", "digest": "b", "context_length": 32768, "expires_at": far},
+        {"name": "plain:1b", "digest": "c", "context_length": 4096, "expires_at": soon},
+    ]
+    loaded = {str(entry["name"]): entry for entry in before}
+    model, asked = FakeModel(), []
+
+    def answer(ask: Ask) -> Answer:
+        made = model.answer(ask)
+        if ask.path == "/api/ps":
+            made.document = {"models": list(loaded.values())}
+        elif ask.path == "/api/generate":
+            body = ask.body or {}
+            asked.append(body)
+            options = body.get("options")
+            window = options["num_ctx"] if isinstance(options, dict) else 4096
+            loaded[str(body["model"])] = {"name": body["model"], "context_length": window}
+        return made
+
+    found = replay(survey("fake:8b", "http://x"), answer)
+    del loaded["pinned:1b"]
+    loaded["fake:8b"] = {"name": "fake:8b", "context_length": 16384}
+    replay(restore(found), answer)
+    assert asked == [
+        {"model": "fake:8b"},
+        {"model": "pinned:1b", "keep_alive": -1},
+        {"model": "fake:8b", "options": {"num_ctx": 8192}},
+        {"model": "pinned:1b", "keep_alive": -1, "options": {"num_ctx": 32768}},
+    ]
