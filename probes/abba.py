@@ -12,6 +12,7 @@ from pathlib import Path
 from probes.commands import Options, audit_context, inspect_model
 from probes.compare import Comparison, compare
 from probes.result import InspectorSection, Result
+from probes.runner import Progress
 from qm_proxy.errors import InvalidMeasurement, SettingsError
 
 __all__ = ["compare_targets", "measure_both"]
@@ -46,8 +47,17 @@ async def measure_both(a: str, b: str, options: Options) -> tuple[Result, Result
     seed = options.seed if options.seed is not None else 1
     n = PAIRED_QUICK if options.quick else PAIRED
 
+    places = iter(range(1, 7))
+
     def part(model: str) -> Options:
-        return dataclasses.replace(options, model=model, seed=seed, out=None, compat=None, paired=n)
+        told = options.on_progress
+        place = f"{next(places)} of 6, {model}: "
+
+        def tell(progress: Progress) -> None:
+            if told is not None:
+                told(dataclasses.replace(progress, text=place + progress.text))
+
+        return dataclasses.replace(options, model=model, seed=seed, out=None, compat=None, paired=n, on_progress=tell)
 
     inspected = [await inspect_model(part(model)) for model in (a, b, b, a)]
     for result in inspected:

@@ -221,7 +221,12 @@ def compare(
     from probes.abba import compare_targets
 
     options = _options("", upstream, hardware, seed, quick, False, None, None, None, max_tokens=max_tokens)
-    made = asyncio.run(compare_targets(a, b, options, force=force))
+    shown = _Shown()
+    options.on_progress = shown.see
+    try:
+        made = asyncio.run(compare_targets(a, b, options, force=force))
+    finally:
+        shown.end()
     if as_json:
         print(made.model_dump_json(by_alias=True, exclude_none=True))
     else:

@@ -318,7 +318,7 @@ async def _faults(test: SelfTest, seed: int) -> None:
     for name, wrong in (("no terminal record", {"no_done_after": 3}), ("runner dies", {"error_after": 3})):
         persona = _quick_persona("selftest-fault", misbehaviour=wrong)
         result, _ = await _inspect(persona, seed)
-        test.word(f"{name}: exit code", "4", str(result.run.exit_code))
+        test.word(f"{name}: exit code", "5", str(result.run.exit_code))
     await _refused(test, "unknown model", "2", Options("selftest-fualt", quick=True), seed)
     embedder = _quick_persona("selftest-embedder", capabilities=("embedding",))
     await _refused(test, "embedding-only model", "2", Options("selftest-embedder", quick=True), seed, embedder)

@@ -11,6 +11,7 @@ import pytest
 from probes.abba import compare_targets, measure_both
 from probes.commands import Options
 from probes.result import Result, Run, Target
+from probes.runner import Progress
 from probes.sim.personas import Persona
 from probes.sim.server import SimulatedOllama
 from qm_proxy.errors import SettingsError
@@ -32,15 +33,20 @@ def persona(name: str, **laws: Any) -> Persona:
 def test_a_known_loss_is_told_over_sockets() -> None:
     worse = persona("b", accuracy={"law": "cliff", "base": 1.0, "floor": 0.2, "at": 800}, memory={"weights_bytes": 2_000_000_000})
 
+    told: list[Progress] = []
+
     async def main() -> Any:
         async with SimulatedOllama([persona("a"), worse]) as sim:
-            options = Options("", sim.url, quick=True, seed=3, hardware="cpu:64GiB", max_tokens=1200)
+            options = Options("", sim.url, quick=True, seed=3, hardware="cpu:64GiB", max_tokens=1200, on_progress=told.append)
             made = await compare_targets("a", "b", options)
             order = [r.model for r in sim.truth.requests if (r.load_ns or 0) > 15_000_000 and (r.prompt_tokens or 0) > 100]
             return made, order
 
     made, order = asyncio.run(main())
     assert made.order == "ABBA"
+    places = list(dict.fromkeys(progress.text.partition(": ")[0] for progress in told))
+    assert places == ["1 of 6, a", "2 of 6, b", "3 of 6, b", "4 of 6, a", "5 of 6, a", "6 of 6, b"]
+    assert any(progress.lasting and "prompt and" in progress.text for progress in told)
     lost = next(metric for metric in made.metrics if metric.name == "accuracy at 1200 tokens")
     assert lost.verdict == "B worse"
     assert made.exit_code == 1
