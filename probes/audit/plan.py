@@ -97,7 +97,10 @@ def audit_plan(
     standard questions by `Design.brief`.
     """
     budget = ANSWER_TOKENS + (2 * THINKING_TOKENS if think else 0)
+    room = min((tokens for tokens in (advertised_tokens, affordable_tokens) if tokens is not None), default=None)
     reserve = max(RESERVE, 2 * budget)
+    if room is not None and room < 4 * reserve:  # of a small window a quarter is enough, while two answers fit
+        reserve = max(2 * budget, room // 4)
     top = max_tokens or (8192 if profile == "quick" else 32768)
     if advertised_tokens is not None:
         top = min(top, advertised_tokens - reserve)
@@ -105,8 +108,9 @@ def audit_plan(
         top = min(top, affordable_tokens - reserve)
     if top < LEAST_TOKENS:
         raise InvalidMeasurement(
-            f"{model} has room for prompts of {max(0, top)} tokens here: its window less {reserve} kept for the answer. "
-            f"An audit needs {LEAST_TOKENS}.",
+            f"{model} has room for prompts of {max(0, top)} tokens here"
+            + (f": a window of {room} less {reserve} kept for the answer" if room is not None else "")
+            + f". An audit needs {LEAST_TOKENS}.",
             remedy="Audit a model with a larger window" + (", or give a larger --max-tokens." if max_tokens else "."),
         )
     base = BASE_TOKENS if top > 1.5 * BASE_TOKENS else max(256, top // 2)

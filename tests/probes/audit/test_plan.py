@@ -20,8 +20,15 @@ def test_rungs_double_to_the_top() -> None:
 
 
 def test_a_window_without_room_for_an_audit_is_refused_in_words() -> None:
-    with pytest.raises(InvalidMeasurement, match=r"room for prompts of 0 tokens.*An audit needs 300"):
-        plan(advertised_tokens=512)
+    with pytest.raises(InvalidMeasurement, match=r"prompts of 192 tokens here: a window of 320 less 128.*An audit needs 300"):
+        plan(advertised_tokens=320)
+
+
+@pytest.mark.parametrize(("window", "base", "top"), [(512, 256, 384), (1024, 384, 768), (2048, 512, 1536), (4096, 512, 3072)])
+def test_a_small_window_is_audited_as_far_as_it_goes(window: int, base: int, top: int) -> None:
+    made = plan(advertised_tokens=window)
+    assert (made.design.base_tokens, made.design.rungs[-1], made.window_tokens) == (base, top, window)
+    assert top + 2 * made.answer_budget <= window
 
 
 def test_the_brief_design_asks_the_standard_questions_at_the_top() -> None:
@@ -40,8 +47,8 @@ def test_the_least_limit_binds(changes: dict[str, int], top: int) -> None:
 
 def test_a_tiny_window_still_has_a_plan() -> None:
     made = plan(advertised_tokens=2048)
-    assert made.design.rungs == (1024,)
-    assert plan(advertised_tokens=1500).design.base_tokens < 512
+    assert made.design.rungs == (1024, 1536)
+    assert plan(advertised_tokens=900).design.base_tokens < 512
 
 
 def test_thinking_gets_a_budget() -> None:
