@@ -44,10 +44,16 @@ class Pace:
 
     def words(self, loads: int = 0) -> str:
         """What the time stands on, for the reader of a plan. The load is named where there are any."""
-        known = self.prefill_per_s is not None
-        parts = f"{_number(self.reads)} prompt and {_number(self.writes)} output tokens/s"
-        parts += f", {_number(self.loads)} s a load" if loads else ""
-        return f"{self.source}: {parts}" if known else f"assumed: {parts}; said again when measured"
+        named = [
+            (f"{_number(self.reads)} prompt tokens/s", self.prefill_per_s),
+            (f"{_number(self.writes)} output tokens/s", self.decode_per_s),
+            *([(f"{_number(self.loads)} s a load", self.load_s)] if loads else []),
+        ]
+        known = ", ".join(text for text, value in named if value is not None)
+        assumed = ", ".join(text for text, value in named if value is None)
+        told = [f"{self.source}: {known}"] if known else []
+        told += [f"assumed: {assumed}"] if assumed else []
+        return "; ".join(told) + ("" if known else "; said again when measured")
 
 
 def pace_of(answers: Iterable[Answer]) -> Pace:

@@ -78,7 +78,7 @@ def test_the_cost_stands_on_the_result_that_lies_there(tmp_path: Path) -> None:
     cost = [progress.text for progress in told if progress.lasting]
     assert len(cost) == 1
     assert "as measured 20" in cost[0]
-    assert ": 150 prompt and" in cost[0]
+    assert ": 150 prompt tokens/s" in cost[0]
 
 
 def test_a_dry_run_generates_nothing() -> None:

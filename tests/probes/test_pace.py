@@ -28,8 +28,8 @@ def test_the_longest_prompts_say_how_fast_it_reads() -> None:
 
 def test_nothing_known_is_assumed_in_words() -> None:
     assert pace_of([]) == Pace()
-    assert Pace().words() == "assumed: 1000 prompt and 60 output tokens/s; said again when measured"
-    assert Pace(148.6, 7.25, 0.0).words(2) == "measured: 149 prompt and 7.2 output tokens/s, 0 s a load"
+    assert Pace().words() == "assumed: 1000 prompt tokens/s, 60 output tokens/s; said again when measured"
+    assert Pace(148.6, 7.25, 0.0).words(2) == "measured: 149 prompt tokens/s, 7.2 output tokens/s, 0 s a load"
     assert Pace(150, 60).seconds(3000, 120, 0) == pytest.approx(22)
 
 
@@ -52,7 +52,7 @@ def test_an_earlier_result_knows_it_by_its_inspector_or_its_longest_rung() -> No
     found = pace_of_result(result, "there")
     assert found is not None
     assert found.prefill_per_s == pytest.approx(500, rel=0.02)
-    assert found.words().startswith("there: 500 prompt and 50 output")
+    assert found.words().startswith("there: 500 prompt tokens/s, 50 output")
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(71.4, "71 s"), (438, "7 min"), (9000, "2.5 h")])

@@ -65,7 +65,7 @@ def test_quick_to_8k_fits_its_time() -> None:
 
 def test_cost_names_what_it_assumes() -> None:
     assert "assumed" in audit_cost(plan()).assumed
-    assert audit_cost(plan(), Pace(10)).assumed == "measured: 10 prompt and 60 output tokens/s"
+    assert audit_cost(plan(), Pace(10)).assumed == "measured: 10 prompt tokens/s; assumed: 60 output tokens/s"
     assert audit_cost(plan()).most_prompt_tokens > audit_cost(plan()).prompt_tokens
 
 

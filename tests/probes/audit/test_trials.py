@@ -226,6 +226,6 @@ def test_the_plan_is_said_again_with_the_pace_that_was_measured() -> None:
                 step = probe.send(model.answer(step) if isinstance(step, Ask) else Answer(key="wait"))
     assert len(said) == 1
     assert said[0].startswith("audit: 7 min in all if it stays good, ")
-    assert "(measured: 150 prompt and " in said[0]
+    assert "(measured: 150 prompt tokens/s; assumed: 60 output tokens/s" in said[0]
     canary = 8192 / 150  # this model keeps no prefix, so it reads the material of the header's question again
     assert trials.planned_s == pytest.approx(trials.seconds - canary, rel=0.05)

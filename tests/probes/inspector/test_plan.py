@@ -23,7 +23,7 @@ def test_every_length_fits_the_window(advertised: int | None, quick: bool) -> No
 def test_quick_takes_a_minute_of_model_time() -> None:
     priced = cost(plan_for("m", "http://x", seed=1, quick=True, advertised_tokens=131072), Pace(1000, 60))
     assert priced.seconds <= 60
-    assert priced.assumed == "measured: 1000 prompt and 60 output tokens/s, 3 s a load"
+    assert priced.assumed == "measured: 1000 prompt tokens/s, 60 output tokens/s; assumed: 3 s a load"
 
 
 def test_compat_asks_for_what_the_post_had() -> None:
