@@ -113,7 +113,11 @@ def _compare_inspection(test: SelfTest, label: str, persona: Persona, result: Re
     decode = persona.decode
     cell = found.decode.cells[0] if found.decode.cells else None
     planted = _planted_pace(sim)
-    test.number(f"{label}: decode", planted, cell.client_ms_per_token.value if cell else None, "ms/token", floor=FLOOR_MS)
+    if planted is None:
+        test.word(f"{label}: decode", "answers of two tokens and more", "none")
+    else:
+        pace = cell.client_ms_per_token.value if cell else None
+        test.number(f"{label}: decode", planted, pace, "ms/token", floor=FLOOR_MS)
     if decode.per_1k_depth_ms and not decode.spread:
         slowing = decode.per_1k_depth_ms * 1000
         test.number(f"{label}: slowing with depth", slowing, _value(found.decode.slope), "µs per 1 000 tokens", share=0.10)
@@ -134,24 +138,24 @@ def _value(found: Any) -> float | None:
     return found.value if found is not None else None
 
 
-def _planted_pace(sim: SimulatedOllama) -> float:
-    """Median over the shallow decode requests of the mean planned gap, by the simulation's log."""
-    paces = []
-    for request in sim.truth.requests:
-        if len(request.planned_ns) >= 150 and (request.prompt_tokens or 0) < 200:
-            planned = request.planned_ns
-            paces.append((planned[-1] - planned[0]) / 1e6 / (len(planned) - 1))
-    paces.sort()
-    return paces[len(paces) // 2] if paces else math.nan
+def _planted_pace(sim: SimulatedOllama) -> float | None:
+    """Median over the shallow decode requests of the mean planned gap, by the simulation's log. A decode request is one that
+    was answered about as long as any: a persona may say less than it was asked for."""
+    shallow = [request.planned_ns for request in sim.truth.requests if (request.prompt_tokens or 0) < 200]
+    longest = max(map(len, shallow), default=0)
+    answers = [planned for planned in shallow if len(planned) >= max(2, 0.75 * longest)]
+    paces = sorted((planned[-1] - planned[0]) / 1e6 / (len(planned) - 1) for planned in answers)
+    return paces[len(paces) // 2] if paces else None
 
 
 _STREAMS = ("P6/shallow/0", "P6/shallow/1", "P6/shallow/2", "P6/2048/0", "P7/shallow")
-"""The decode requests of a quick inspection, in their order; the last ones of the simulation's log with so many tokens."""
+"""The decode requests of a quick inspection, in their order; the last ones of the simulation's log with `_STREAM` tokens."""
+_STREAM = 8
 
 
 def _stalls(found: InspectorSection, sim: SimulatedOllama) -> tuple[tuple[int, int], int]:
     """(planted, found), and flags where none was planted. A stall inside the first gaps is outside of the rule."""
-    streams = [request for request in sim.truth.requests if len(request.planned_ns) >= 100][-len(_STREAMS) :]
+    streams = [request for request in sim.truth.requests if len(request.planned_ns) >= _STREAM][-len(_STREAMS) :]
     spikes: dict[str, list[int]] = {}
     for item in found.spikes.items if found.spikes else []:
         if item.counted:  # what is set aside as our own pause is claimed of nobody

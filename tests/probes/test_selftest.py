@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from probes.checks import SelfTest
-from probes.selftest import _audit, _cliff_check, _coverage, _rates, _reader, _word_of, selftest
+from probes.selftest import _audit, _cliff_check, _coverage, _persona, _rates, _reader, _word_of, selftest
+from probes.sim.personas import Persona
 from probes.stats.intervals import clopper_pearson
 from qm_proxy.errors import SettingsError
 
@@ -46,3 +47,17 @@ def test_a_bad_file_is_told_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         asyncio.run(selftest(personas=tmp_path / "nowhere.json", on_check=said.append))
     assert said == []
+
+
+def test_a_persona_of_the_users_that_says_little_is_measured_all_the_same() -> None:
+    test = SelfTest()
+    laws = {"load": {"cold_ms": 40}, "prefill": {"fixed_ms": 2, "tokens_per_s": 60_000}, "decode": {"token_ms": 5.0}}
+    persona = Persona.model_validate({"name": "brief", "answer_tokens": 40, **laws})
+    asyncio.run(_persona(test, persona, 2, lambda text: None))
+    decode = next(check for check in test.checks if check.name == "brief: decode")
+    assert isinstance(decode.planted, float)
+    assert decode.planted == pytest.approx(5.0, rel=0.05)
+    said: list[str] = []
+    sloping = Persona.model_validate({**persona.model_dump(exclude_defaults=True), "accuracy": {"law": "flat", "base": 0.5}})
+    asyncio.run(_persona(test, sloping, 2, said.append))
+    assert said == ["brief: not audited; a quick audit judges cliffs below 8 192 tokens and flat accuracy from 0.95"]
