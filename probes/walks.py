@@ -114,5 +114,10 @@ def _holds_runs(result: Result) -> bool:
 
 
 def _check(result: Result, source: Path) -> None:
+    if not _holds_runs(result) and result.run.state != "complete":
+        raise SettingsError(
+            f"{source} holds no finished run of an agent: {result.run.reason or result.run.state}.",
+            remedy="The same command again goes on with it.",
+        )
     if not _holds_runs(result):
         raise SettingsError(f"{source} holds no run of an agent.", remedy="Make one with: qm-proxy agent MODEL --out FOLDER")

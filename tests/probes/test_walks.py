@@ -101,6 +101,15 @@ def test_records_of_another_run_are_refused(folder: Path, tmp_path: Path) -> Non
         walk_all(tmp_path)
 
 
+def test_a_run_that_was_killed_says_how_to_go_on(tmp_path: Path) -> None:
+    result = make(tmp_path)
+    result.agent, result.run.state, result.run.reason = None, "interrupted", "it is running, or it was killed"
+    (tmp_path / "result.json").write_text(result.to_json())
+    with pytest.raises(SettingsError, match="or it was killed") as said:
+        listing(tmp_path)
+    assert "goes on with it" in str(said.value)
+
+
 def test_what_is_no_report_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         listing(tmp_path)
