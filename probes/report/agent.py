@@ -258,6 +258,8 @@ def _loops(section: AgentSection) -> list[str]:
             why = (
                 f"; {thirds} more ended at the third copy of a call that succeeds, where it, seeing no state, waits for a fourth"
             )
+        if section.path == "prompt-json" and live["false_alarms"]:
+            why += "; to it a call in the text is only words, and the same words with the same answer three times are a loop"
         said.append(
             f"The detector of live traffic, on the same runs: found {live['found']} of {live['proven_loops']} proven loops{why}; "
             f"{live['false_alarms']} alarms in {live['passed_runs']} runs that passed."

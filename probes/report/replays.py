@@ -56,6 +56,7 @@ color:var(--soft);white-space:nowrap}
 .qm-replay dt{color:var(--soft);font-size:.85rem;font-weight:400;margin:0}.qm-replay dd{margin:0;color:inherit}
 .qm-replay dd.oracle{border-left:3px solid var(--way);padding-left:.5rem}
 .qm-replay svg{display:block;width:100%;height:auto}
+.qm-replays{overflow-wrap:anywhere}
 .qm-replays details{border:1px solid var(--line);border-radius:6px;margin:.5rem 0;padding:0 .8rem}
 .qm-replays summary{cursor:pointer;padding:.5rem 0;color:var(--ink)}
 .qm-replays .line{border:1px solid var(--line);border-radius:6px;margin:.5rem 0;padding:.5rem .8rem;color:var(--ink)}
