@@ -5,7 +5,7 @@ Rules that hold here:
 - Only an exact loop at twice its threshold, in text or thinking, never inside a tool call, never in an answer from the cloud
   (its chunks do not end where records do).
 - Each cut is an abort of ours, and Ollama 0.33 loses a slot to some aborts (see detect.hung_slot): at most `CUTS` for a model
-  in `PERIOD_NS`; beyond it the guard only observes, and says so.
+  in `PERIOD_NS`; beyond it the guard only observes, and says so, with the remedy for a lost slot.
 - What the client gets is its dialect's own end (finish reason "length"), with no duration or count invented.
 """
 
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from qm_proxy.detect.token_loop import TokenLoop
+from qm_proxy.detect.token_loop import CutPoint, TokenLoop
 from qm_proxy.events import Began, Dialect, Event, Nanoseconds, TextDelta, ThinkingDelta, ToolArguments, ToolCall
 from qm_proxy.findings import Finding
 
@@ -43,15 +43,17 @@ class Guard:
             recent.popleft()
         return len(recent) < CUTS
 
-    def cut(self, exchange_id: str, model: str, said: str, t_ns: Nanoseconds) -> None:
+    def cut(self, exchange_id: str, model: str, said: str, t_ns: Nanoseconds) -> bool:
+        """Order the end, if the model has a cut left; False if it has none."""
         if not self.may_cut(model, t_ns):
             self.held_back += 1
-            return
+            return False
         if self.end(exchange_id, said):
             self._when[model].append(t_ns)
             self.cuts += 1
         else:
             self.refused += 1
+        return True
 
     def status(self) -> dict[str, int]:
         return {"cuts": self.cuts, "refused": self.refused, "held_back": self.held_back}
@@ -84,5 +86,21 @@ class GuardWatch:
                 self._over = self._size > _TEXT_MAX
             if self._loop.cut is not None:
                 self._over = True
-                self._guard.cut(self._exchange_id, self._model, "".join(self._said), event.t_ns)
+                if not self._guard.cut(self._exchange_id, self._model, "".join(self._said), event.t_ns):
+                    return (self._held_back(self._loop.cut, event.t_ns),)
         return ()
+
+    def _held_back(self, loop: CutPoint, t_ns: int) -> Finding:
+        remedy = f"qm-proxy doctor --unhang {self._model}"
+        says = (
+            f"The guard lets this loop run: it ended {CUTS} answers of {self._model} in {PERIOD_NS // 60_000_000_000} minutes, and Ollama "
+            f"may lose a slot to each end; should the model stop answering, run `{remedy}`."
+        )
+        evidence: dict[str, object] = {
+            "form": "exact",
+            "channel": loop.channel,
+            "times_the_bar": loop.ratio,
+            "held_back": True,
+            "remedy": remedy,
+        }
+        return Finding("loop.token", "info", says, t_ns, evidence)

@@ -112,6 +112,20 @@ def test_a_model_has_so_many_cuts_in_a_period() -> None:
     assert guard.cuts == CUTS + 1
 
 
+def test_a_loop_that_is_let_run_is_told_with_the_remedy() -> None:
+    orders = Orders()
+    guard = Guard(orders)
+    for n in range(CUTS):
+        assert guard.cut(f"x{n}", "m", "", at(n))
+    w = Watched(orders=orders, guard=guard)
+    w.loops()
+    (finding,) = w.watch.see(TextDelta(at(CUTS), "la "))
+    assert (finding.kind, finding.severity, finding.evidence["held_back"]) == ("loop.token", "info", True)
+    assert "qm-proxy doctor --unhang m" in finding.summary
+    assert list(w.watch.see(TextDelta(at(CUTS + 1), "la "))) == [], "once for an answer"
+    assert len(orders.given) == CUTS
+
+
 def test_an_order_that_could_not_be_given_is_no_cut() -> None:
     guard = Guard(Orders(answer=False))
     for n in range(CUTS + 2):
