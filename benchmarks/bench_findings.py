@@ -1,4 +1,4 @@
-"""How long after the deciding token a finding is told: on the console's event feed, at the terminal, in the store, as a span.
+"""How long after the deciding token a finding is told: on the console's event feed, at the terminal, in store and metrics, as a span.
 
     python benchmarks/bench_findings.py             16 looping streams at 60 tok/s, one after the other; 1½ minutes
     python benchmarks/bench_findings.py --streams N
@@ -23,7 +23,7 @@ import threading
 import time
 from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -105,6 +105,33 @@ class Stored:
         return self._at
 
 
+class Counted:
+    """Notes when `/metrics` counts more than `n` findings, from another thread; asked each 10 ms."""
+
+    def __init__(self, console: str, n: int) -> None:
+        self._at: float | None = None
+        self._thread = threading.Thread(target=self._look, args=(urlsplit(console), n), daemon=True)
+        self._thread.start()
+
+    def _look(self, url: SplitResult, n: int) -> None:
+        peer = HTTPConnection(url.hostname or "", url.port or 0, timeout=10)
+
+        def counted() -> bool:
+            peer.request("GET", "/metrics")
+            lines = peer.getresponse().read().decode().splitlines()
+            time.sleep(0.008)
+            return (
+                sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("qm_findings_total") and KIND in line) > n
+            )
+
+        self._at = until(counted)
+        peer.close()
+
+    def at(self) -> float | None:
+        self._thread.join()
+        return self._at
+
+
 def stream(proxy: str) -> tuple[list[float], float]:
     """One looping answer: when each record was read, and when it was over."""
     url = urlsplit(proxy)
@@ -141,7 +168,7 @@ def main() -> int:
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
     }
-    took: dict[str, list[float]] = {"event feed": [], "terminal": [], "store": [], "span": []}
+    took: dict[str, list[float]] = {"event feed": [], "terminal": [], "store": [], "metrics": [], "span": []}
     run = [sys.executable, "-m", "qm_proxy"]
     with tempfile.TemporaryDirectory(prefix="qm-findings-") as directory:
         sim = subprocess.Popen([*run, "sim", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
@@ -159,9 +186,9 @@ def main() -> int:
             stream(ready["proxy"])  # the first one loads what is loaded late
             until(lambda: len(receiver.came) == 1)
             for n in range(1, args.streams + 1):
-                stored = Stored(db, n)
+                stored, metrics = Stored(db, n), Counted(ready["console"], n)
                 times, over = stream(ready["proxy"])
-                in_store = stored.at()
+                in_store, in_metrics = stored.at(), metrics.at()
                 span = until(lambda: len(receiver.came) > n)  # noqa: B023
                 at, finding = watch.feed[n]
                 decided = times[int(str(finding["chunk"]))]
@@ -169,6 +196,8 @@ def main() -> int:
                 took["terminal"].append(watch.lines[n] - decided)
                 if in_store is not None:
                     took["store"].append(in_store - decided)
+                if in_metrics is not None:
+                    took["metrics"].append(in_metrics - decided)
                 if span is not None:
                     took["span"].append(span - over)
         finally:

@@ -24,6 +24,7 @@ from benchmarks.detect.prompts import MODES, TOKENIZERS, conversation
 from benchmarks.detect.rivals import TEXT, TRAJECTORY, TextRule, TrajectoryRule
 from benchmarks.detect.streams import HEAVY, JITTER, times
 from benchmarks.detect.trajectories import LEGITIMATE, LOOPS, Answer, Session, opened, replay, session
+from qm_proxy.beside.host import Host
 from qm_proxy.detect.call_loop import CallLoops
 from qm_proxy.detect.schemas import Schemas
 from qm_proxy.detect.stall import Stall
@@ -364,6 +365,17 @@ def _stalled(arrivals: list[int]) -> list[int]:
     events.append(Finished(Nanoseconds(arrivals[-1]), "stop"))
     # beyond sixteen a stream's stalls are only counted: none of these streams has as many
     return [finding.chunk for event in events for finding in detector.see(event) if finding.chunk is not None]
+
+
+def host(samples: int = 400) -> Row:
+    """CPU of the sampling that tells why a stream stalls: once a second. The dearest of five rounds."""
+    sampler, rounds = Host(), []
+    for _ in range(5):
+        started = time.process_time()
+        for _ in range(samples):
+            sampler.sample()
+        rounds.append((time.process_time() - started) / samples)
+    return {"us": 1e6 * max(rounds), "share": max(rounds), "samples": 5 * samples}
 
 
 # --- truncation
