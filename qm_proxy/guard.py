@@ -92,9 +92,10 @@ class GuardWatch:
 
     def _held_back(self, loop: CutPoint, t_ns: int) -> Finding:
         remedy = f"qm-proxy doctor --unhang {self._model}"
+        minutes = PERIOD_NS // 60_000_000_000
         says = (
-            f"The guard lets this loop run: it ended {CUTS} answers of {self._model} in {PERIOD_NS // 60_000_000_000} minutes, and Ollama "
-            f"may lose a slot to each end; should the model stop answering, run `{remedy}`."
+            f"The guard lets this loop run: it ended {CUTS} answers of {self._model} in {minutes} minutes, and Ollama may lose a "
+            f"slot to each end; should the model stop answering, run `{remedy}`."
         )
         evidence: dict[str, object] = {
             "form": "exact",
