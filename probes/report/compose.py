@@ -76,11 +76,15 @@ def title(result: Result) -> str:
 def _state(result: Result) -> list[Block]:
     if result.run.state == "complete":
         return []
-    why = f": {result.run.reason.rstrip('.')}" if result.run.reason else ""
-    state = "failed" if result.run.state == "failed" else f"was {result.run.state}"
+    state, reason = result.run.state, (result.run.reason or "").rstrip(".")
+    said = state if state == "failed" else f"was {state}"
+    if reason.startswith(state):  # "interrupted by the user"
+        said += reason.removeprefix(state)
+    elif reason:
+        said += f": {reason}"
     nothing = result.inspector is None and result.audit is None and result.agent is None
     rest = "Nothing was measured." if nothing else "What follows is partial."
-    return [Paragraph(f"This run {state}{why}. {rest}", strong=True)]
+    return [Paragraph(f"This run {said}. {rest}", strong=True)]
 
 
 def _not_measured(result: Result, part: str) -> Paragraph:
