@@ -149,16 +149,29 @@ def _lines(items: Sequence[dict[str, Any]]) -> list[str]:
     for index, shown in enumerate(items):
         if (laid_open := open_.get(index)) is not None:
             lines.append(_fold(shown, laid_open))
-            continue
-        if index in same:
-            name = _name(items[same[index]])
-            tail = f'the same calls and answers as <a href="#{escape(name, quote=True)}">{escape(name)}</a>'
+        elif index in same:
+            lines.append(_copies(items, same, index))
         else:
             tail = f"not laid out here, walk it with <code>qm-proxy replay FOLDER {escape(_name(shown))}</code>"
-        lines.append(
-            f'<p class="line" id="{escape(_name(shown), quote=True)}">{_line(shown)} <span class="soft">· {tail}</span></p>'
-        )
+            anchor = escape(_name(shown), quote=True)
+            lines.append(f'<p class="line" id="{anchor}">{_line(shown)} <span class="soft">· {tail}</span></p>')
     return lines
+
+
+def _copies(items: Sequence[dict[str, Any]], same: dict[int, int], index: int) -> str:
+    """One line for all copies of a run that follow each other; nothing for the later ones of them."""
+    if same.get(index - 1) == same[index]:
+        return ""
+    last = index
+    while same.get(last + 1) == same[index]:
+        last += 1
+    shown, name = items[index], escape(_name(items[same[index]]))
+    who = escape(_name(shown))
+    if last > index:
+        who = f"{last - index + 1} runs, {who} to {escape(_name(items[last]))}"
+    label = f'<b class="{"good" if shown["outcome"] == "PASS" else "bad"}">{escape(_outcome(shown))}</b>'
+    tail = f'the same calls and answers as <a href="#{escape(_name(items[same[index]]), quote=True)}">{name}</a>'
+    return f'<p class="line" id="{escape(_name(shown), quote=True)}">{label} {who} <span class="soft">· {tail}</span></p>'
 
 
 def folded(items: Sequence[dict[str, Any]]) -> str:

@@ -136,10 +136,14 @@ def test_a_page_of_many_runs_is_bounded_and_shows_one_of_each_first(scripted: Sc
 
 def test_copies_point_at_the_first(scripted: Scripted) -> None:
     one = replay(*scripted("looper", "hard", 0))
-    text = page([one, one | {"run": "agent/native/hard/1/0"}], "two")
+    other = replay(*scripted("oracle", "hard", 1)) | {"run": "agent/native/hard/3/0"}
+    copies = [one | {"run": f"agent/native/hard/{n}/0"} for n in (1, 2, 4)]
+    text = page([one, *copies[:2], other, copies[2]], "five")
     _read(text)
-    assert text.count('<section class="qm-replay">') == 1
-    assert 'the same calls and answers as <a href="#hard/0">hard/0</a>' in text
+    assert text.count('<section class="qm-replay">') == 2
+    assert text.count('the same calls and answers as <a href="#hard/0">hard/0</a>') == 2
+    assert "2 runs, hard/1 to hard/2" in text
+    assert "</b> hard/4 <" in text
 
 
 def test_runs_are_named_as_a_reader_names_them() -> None:
