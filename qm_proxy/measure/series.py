@@ -46,6 +46,7 @@ UNKNOWN = -1
 """The lag of a chunk of which nobody learnt when the client took it."""
 
 _DEFLATED = 1
+_MOST_PER_BYTE = 1100  # deflate packs at most 1 032 bytes in one
 _LAGS = 2
 _ESCAPE = 0xFFFF
 _SPECIAL = 0xFFFE  # same read; never known
@@ -264,6 +265,8 @@ def _parsed(blob: bytes, kind: int) -> tuple[int, int, int, array[int], bytes]:
     if n and not kind:
         first, at = _read_varint(blob, at)
     count = n if kind else max(n - 1, 0)
+    if count > len(blob) * _MOST_PER_BYTE:
+        raise ValueError(f"Expected at most {_MOST_PER_BYTE} codes a byte, found {count} in {len(blob)}.")
     payload = bytes(blob[at:])
     if flags & _DEFLATED:
         unpacker = zlib.decompressobj(-15)

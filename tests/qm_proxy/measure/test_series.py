@@ -6,7 +6,7 @@ from itertools import pairwise
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qm_proxy.measure import series
@@ -139,6 +139,7 @@ def test_the_longest_codes_and_the_shortest_escapes(step: int) -> None:
     assert unpack_lags(pack_lags([step * RESOLUTION_NS])) == [step * RESOLUTION_NS]
 
 
+@example(b"\x00" + b"\x80" * 8 + b"\x0b")  # a number of chunks beyond what any machine counts to
 @given(st.binary(max_size=60))
 def test_garbage_raises_nothing_but_value_errors(garbage: bytes) -> None:
     for reading in (unpack, unpack_lags, coalesced, resolution_ns):
