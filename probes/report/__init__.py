@@ -12,7 +12,8 @@ from probes.report.compose import compose
 from probes.report.csv import csv_rows
 from probes.report.html import html
 from probes.report.markdown import markdown
-from probes.report.pictures import picture, pictures, save
+from probes.report.pictures import picture, pictures
+from probes.report.saved import save
 from probes.report.terminal import terminal
 from probes.result import Result
 
