@@ -2,6 +2,9 @@
 
 The Agent Report proves a loop with the world's state at hand; a proxy has only calls and answers. Where both are asked the
 same question, both answers are kept: how many proven loops the live rule finds, and how often it speaks in a run that passed.
+
+The question is the same for a call that fails and for a cycle of several calls: both speak at the third copy. For one call that
+succeeds the live rule, which sees no state, waits for a fourth copy; a loop that ends at the third is the proof's alone.
 """
 
 from __future__ import annotations
