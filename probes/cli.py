@@ -328,7 +328,7 @@ def _run(kind: Kind, make: Callable[[], Options], out: Path | None, form: str, a
             print(json.dumps(result.run.cost) if as_json else "\n".join(lines))
             raise typer.Exit(0)
         _print(result, "json" if as_json else form, definitions, options.out, interrupts)
-    raise typer.Exit(result.run.exit_code or (EXIT_CODE if interrupts.asked else 0))
+    raise typer.Exit(EXIT_CODE if interrupts.asked else result.run.exit_code)
 
 
 def _measure(kind: Kind, options: Options, shown: _Shown, interrupts: Interrupts) -> tuple[Result, Session]:
