@@ -158,18 +158,20 @@ def batches(seen: list[tuple[int, int, int, int, int, bytes]], *, pack: bool = T
 class Parts:
     """The observer's parts as wiring joins them, as many as the stage has."""
 
-    def __init__(self, *, detectors: bool, sinks: bool, db: Path | None) -> None:
+    def __init__(self, *, detectors: bool, sinks: bool | str, db: Path | None) -> None:
         self.suite = Suite()
         self.across = Across(self.suite, lambda finding: self.fanout.found(finding), lambda _: None)
         self.sessions = Sessions(key=b"k" * 32, new_id=lambda _: new_id(time.time_ns()), excerpts=True)
         self.writer = None if db is None else Writer(db)
         chosen: list[Sink] = []
-        if sinks:
+        if sinks == "ring":
+            chosen.append(Ring())
+        elif sinks:
             chosen += [self.sessions, self.across, Busy(lambda _: 4096, lambda: None), Metrics(), Ring()]
         if self.writer is not None:
             self.writer.start()
             chosen.append(self.writer)
-        if sinks:
+        if sinks is True:
             chosen.append(Live())
         self.fanout = Fanout(chosen)
         self.troubles: list[str] = []
@@ -218,14 +220,17 @@ def decode(packed: list[bytes], wire: Wire) -> None:
 
 def _decode(packed: list[bytes], decoder: Callable[[], Decoder] | None) -> None:
     """As the observer reads: the whole chunks that a batch holds of a connection are decoded together."""
-    reader, connections, decoders = Reader(), {}, {}
+    reader = Reader()
+    connections: dict[int, HttpConnection] = {}
+    decoders: dict[int, Decoder] = {}
     for piece in packed:
         for batch in reader.feed(piece):
             waiting: dict[int, tuple[list[bytes], list[Nanoseconds]]] = {}
             for kind, c, t_ns, _, _, data in batch.records():
                 if kind == Kind.CLIENT_DATA:
                     connections[c] = HttpConnection()
-                    decoders[c] = decoder() if decoder is not None else None
+                    if decoder is not None:
+                        decoders[c] = decoder()
                     connections[c].client(data, Nanoseconds(t_ns))
                 elif kind == Kind.UPSTREAM_DATA:
                     body = connections[c].chunk(data)
@@ -235,7 +240,7 @@ def _decode(packed: list[bytes], decoder: Callable[[], Decoder] | None) -> None:
                         times.append(Nanoseconds(t_ns))
                         continue
                     for event in connections[c].upstream(data, Nanoseconds(t_ns)):
-                        if type(event) is ResponseBody and decoders[c] is not None:
+                        if type(event) is ResponseBody and c in decoders:
                             decoders[c].feed(event.data, event.t_ns)
             for c, (bodies, times) in waiting.items() if decoder is not None else ():
                 if decoders[c].deltas(TextDelta, bodies, times) is None:
@@ -278,6 +283,24 @@ def held(packed: list[bytes], streams: int, tokens: int, *, detectors: bool) -> 
     return first / (streams * tokens / 2), (second - first) / (streams * tokens / 4)
 
 
+def begun(wire: Wire, *, detectors: bool, sinks: bool | str) -> float:
+    """KiB held per stream of which 20 tokens have come: what 800 streams hold beyond 200, so that what is there once is not in it."""
+    held_kib = []
+    for streams in (200, 800):
+        seen = list(records(wire, streams, 60, 60.0))
+        packed = batches(seen[: streams * (3 + 20)])
+        del seen
+        parts = Parts(detectors=detectors, sinks=sinks, db=None)
+        gc.collect()
+        tracemalloc.start()
+        parts.take(packed)
+        gc.collect()
+        held_kib.append(tracemalloc.get_traced_memory()[0] / 1024)
+        tracemalloc.stop()
+        assert len(parts.observer.in_flight()) == streams
+    return (held_kib[1] - held_kib[0]) / 600
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=64)
@@ -317,6 +340,15 @@ def main() -> None:
                 print(f"  {stage:34}{least:8.2f}{median:8.2f}{least - before:8.2f}")
                 before = least
             print(f"  {'in all, without sockets':34}{before + pack[0]:8.2f}")
+        print(
+            "  KiB held per stream of which 20 tokens have come (to be ≤ 12 for what the wire needs; detectors have 32 of their own)"
+        )
+        for what, detectors, sinks in (
+            ("connection, exchange, timeline, ring", False, "ring"),
+            ("… sessions, metrics, live feed", False, True),
+            ("… all detectors", True, True),
+        ):
+            print(f"    {what:40}{begun(wire, detectors=detectors, sinks=sinks):8.1f}")
         print(
             f"  bytes held per token of a live stream: after {given.tokens // 2} tokens, what a stream costs once in it; each further one"
         )
