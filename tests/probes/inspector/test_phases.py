@@ -118,6 +118,9 @@ def test_a_filling_is_a_cold_start_and_the_first_warm_up() -> None:
     assert keys[:5] == ["P3/0", "P0/rate", "P3/1", "P8/fill8192", "P4/1"]
     cold = section.cold[0]
     assert cold.verified
+    assert cold.load is not None
+    assert cold.total is not None
+    assert cold.prefill is not None
     assert (cold.load.n, cold.total.n, cold.prefill.n) == (3, 3, 2)
     assert cold.load.value == pytest.approx(2924, abs=1)
     assert [sample.answer.key for sample in seen.deep] == ["P4/1", "P6/8192/1"]
