@@ -4,6 +4,7 @@ Rules that hold here:
 
 - Nothing is recorded per token. A closed exchange's gap series is sorted into buckets once (a bisect each), because
   `Histogram.record` of the SDK costs some fifty times as much per value.
+- A finding is counted when it is told, everything else when its exchange closes.
 - Labels are of low cardinality: model, client, origin, and closed sets. Beyond `SERIES_MAX` label sets of a metric, further ones
   are counted under `other`, so a client that invents model names cannot fill memory.
 - Probes are told apart by `qm.origin`.
@@ -12,6 +13,7 @@ Rules that hold here:
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import sub
@@ -26,6 +28,7 @@ from qm_proxy.telemetry.names import METRICS, Metric
 __all__ = ["Exemplar", "Histogram", "Metrics", "Series"]
 
 SERIES_MAX = 500
+_OPEN = 4096  # exchanges whose findings are counted as they are told
 _PHASES = ("queue", "load", "prefill", "decode", "client_wait", "unexplained")
 
 
@@ -61,6 +64,7 @@ class Metrics:
     def __init__(self) -> None:
         self._values: dict[str, dict[tuple[str, ...], float | Histogram]] = {key: {} for key in METRICS}
         self._gauges: dict[str, Callable[[], dict[tuple[str, ...], float]]] = {}
+        self._open: OrderedDict[str, tuple[tuple[str, str, str], list[Finding]]] = OrderedDict()  # whose, and what was counted
         self.count("parser_fallbacks", (), 0)  # counted from the start: a rate needs the value before the first
 
     def watch(self, key: str, read: Callable[[], dict[tuple[str, ...], float]]) -> None:
@@ -79,14 +83,23 @@ class Metrics:
     # --- as a sink ----------------------------------------------------------------------------------------------------
 
     def opened(self, opened: Opened) -> None:
-        """Counted when it closes."""
+        """Counted when it closes; but its findings when they are told, which may be minutes before."""
+        if opened.operation is not None:
+            self._open[opened.id] = ((opened.model or "unknown", opened.client, opened.origin), [])
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)
 
     progress = unheard  # counted when it closes
 
     def found(self, finding: Finding) -> None:
-        """Counted with its exchange, which knows model and client."""
+        """Counted now, if its exchange is open, which knows model and client; what it cost, when that is known."""
+        if (whose := self._open.get(finding.exchange_id or "")) is not None:
+            us, counted = whose
+            self.count("findings_total", (finding.kind, finding.severity, *us), 1)
+            counted.append(finding)
 
     def closed(self, record: Record) -> None:
+        _, counted = self._open.pop(record.id, ((), []))
         self.observe("http_duration", (record.method, _route(record), str(record.http_status or "")), record.total_s)
         if record.undecoded is not None:
             self.count("parser_fallbacks", (), 1)
@@ -130,7 +143,8 @@ class Metrics:
             verdict = {True: "true", False: "false", None: "unknown"}[call.valid]
             self.count("tool_calls_total", (model, call.name, verdict, origin), 1)
         for finding in record.findings:
-            self.count("findings_total", (finding.kind, finding.severity, *us), 1)
+            if not any(finding is one for one in counted):
+                self.count("findings_total", (finding.kind, finding.severity, *us), 1)
             if finding.tokens_wasted is not None:
                 self.count("wasted", (finding.kind, model, origin), finding.tokens_wasted)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from qm_proxy.events import Nanoseconds
 from qm_proxy.findings import Finding
 from qm_proxy.measure.series import pack
-from qm_proxy.record import Chunks, Record, ToolCallSeen
+from qm_proxy.record import Chunks, Opened, Record, ToolCallSeen
 from qm_proxy.telemetry.metrics import SERIES_MAX, Histogram, Metrics
 from qm_proxy.telemetry.names import METRICS
 from qm_proxy.telemetry.prometheus import page
@@ -104,6 +105,30 @@ def test_a_page_that_a_scraper_can_read() -> None:
     kinds = {s.labels["gen_ai_token_type"]: s.value for s in families["qm_tokens"].samples}
     assert kinds == {"input": 26, "output": 6}
     assert families["qm_findings"].samples[0].labels["qm_finding"] == "stall"
+
+
+def test_a_finding_is_counted_when_it_is_told_and_once() -> None:
+    metrics = Metrics()
+    told = Finding("loop.token", "violation", "a loop", 0, tokens_wasted=7, exchange_id="x")
+    late = Finding("stall", "info", "a pause", 0, exchange_id="x")
+    closed = record(findings=[told, late])
+    at = Nanoseconds(0)
+    opened = Opened(
+        closed.id, at, closed.started_at, "POST", "/api/chat", "ollama", "chat", "m:1", True, "aider", None, "client", None
+    )
+    metrics.opened(opened)
+    told.exchange_id = late.exchange_id = closed.id
+
+    def counted() -> dict[str, float]:
+        return {s.labels["qm_finding"]: s.value for s in _families(metrics)["qm_findings"].samples}
+
+    metrics.found(told)
+    metrics.found(Finding("stall", "info", "of an exchange that nobody saw open", 0, exchange_id="y"))
+    assert counted() == {"loop.token": 1}
+    metrics.closed(closed)
+    assert counted() == {"loop.token": 1, "stall": 1}
+    assert metrics._values["wasted"] == {("loop.token", "m:1", "client"): 7}
+    assert not metrics._open
 
 
 def test_unknown_is_not_counted_as_zero() -> None:
