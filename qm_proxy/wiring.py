@@ -39,6 +39,7 @@ from qm_proxy.console.api import problem_response
 from qm_proxy.console.app import Server, build, names_of_sockets
 from qm_proxy.console.live import Live
 from qm_proxy.console.page import page_routes
+from qm_proxy.courtesy import stand_back
 from qm_proxy.detect.detector import Detector
 from qm_proxy.detect.suite import Suite
 from qm_proxy.detect.token_loop import TokenLoop
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-NICE = 10
 READ_BYTES = 256 * 1024
 LITTLE_BYTES = 32 * 1024
 GATHER_S = 0.045  # with the relay's 25 ms a token is seen within 70 ms, and told of within 100
@@ -680,10 +680,7 @@ def main() -> None:
     config = json.loads(sys.argv[1])
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        os.nice(NICE)
-    with contextlib.suppress(OSError, AttributeError):  # Linux: waking up, it takes nobody's core away
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    stand_back()
     runner: Callable[..., Any] = asyncio.run
     with contextlib.suppress(ImportError):
         import uvloop

@@ -28,6 +28,7 @@ LAW: dict[str, tuple[str, ...]] = {
     "wire": ("nouns",),
     "measure": ("nouns",),
     "detect": ("nouns", "measure"),
+    "courtesy": (),
     "exchange": ("nouns", "wire", "measure", "detect", "ids"),
     "sessions": ("nouns", "measure", "detect", "ids"),
     "relay": ("errors", "tasks"),
