@@ -135,19 +135,21 @@ class Observer:
         self._last_sequence[relay] = batch.sequence
         connections = self._connections.setdefault(relay, {})
         brought: list[_Connection] = []  # on these, tokens wait in `chunks`: they are told together, before anything else is
-        for kind, connection, t_ns, offset, lag_ns, data in batch.records():
-            self.records += 1
+        records, upstream_data = batch.records(), _UPSTREAM_DATA
+        self.records += len(records)
+        for kind, connection, t_ns, offset, lag_ns, data in records:
             try:
-                if kind == _UPSTREAM_DATA and (c := connections.get(connection)) is not None and offset == c.upstream_bytes:
+                if kind == upstream_data and (c := connections.get(connection)) is not None and offset == c.upstream_bytes:
                     c.upstream_bytes = offset + len(data)
                     http = c.http
                     if http is None:
                         continue
-                    body = http.chunk(data) if lag_ns != LAG_UNKNOWN else None
-                    if body is not None:
-                        if not c.chunks:
+                    body = http.chunk(data)
+                    if body is not None and lag_ns != LAG_UNKNOWN:
+                        chunks = c.chunks
+                        if not chunks:
                             brought.append(c)
-                        c.chunks.append(body)
+                        chunks.append(body)
                         c.t_ns.append(t_ns)  # type: ignore[arg-type]
                         c.lags_ns.append(lag_ns)
                         continue

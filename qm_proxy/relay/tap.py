@@ -33,6 +33,7 @@ _LAST_TRY_S = 0.01
 _SKIPPED = 10  # Kind.CLIENT_SKIPPED − Kind.CLIENT_DATA, and the same for upstream
 _DATA = (int(Kind.CLIENT_DATA), int(Kind.UPSTREAM_DATA))
 _NUMBER = struct.Struct("<Q")
+_pack = RECORD.pack
 
 
 class Tap:
@@ -69,7 +70,7 @@ class Tap:
                 self.skip(kind, connection, t_ns, offset, lag_ns, size)
                 return
             batch = self._batch
-            batch += RECORD.pack(kind, connection, t_ns, offset, lag_ns, size)
+            batch += _pack(kind, connection, t_ns, offset, lag_ns, size)
             batch += data
             if len(batch) >= BATCH_BYTES:
                 self.flush()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import httptools
 
-__all__ = ["Chunks", "ChunksBroken", "begins_with_chunk"]
+__all__ = ["Chunks", "ChunksBroken", "begins_with_chunk", "content"]
 
 _HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _NOTHING = bytes(65536)
@@ -24,6 +24,17 @@ ChunksBroken = httptools.HttpParserError
 _SIZES = {b"%x\r\n" % n: n + len(b"%x\r\n" % n) + 2 for n in range(1, 0x1000)}
 """From a chunk's first line to its whole length, as servers write small ones."""
 _size = _SIZES.get
+
+
+def content(data: bytes) -> bytes | None:
+    """The content of `data` if it is one whole chunk, as nearly every token comes; else None. Only for who stands between two."""
+    if data[-2:] == b"\r\n":
+        size = len(data)
+        if _size(data[:4]) == size:  # 16 to 255 bytes
+            return data[4:-2]
+        if _size(data[:5]) == size:
+            return data[5:-2]
+    return None
 
 
 class _Ends:
@@ -49,21 +60,11 @@ class Chunks:
 
     def __init__(self) -> None:
         self.between = True
-        """Certainly between two chunks, so that `whole` may read on. Behind a read that ended elsewhere nobody knows."""
+        """Certainly between two chunks, so that `content` may read on. Behind a read that ended elsewhere nobody knows."""
         self.pieces: list[bytes] = []  # the taker empties it
         self.done = False
         self._ends: _Ends | None = None  # apart, so that the parser and this are no cycle; most bodies need neither
         self._feed_whole: Callable[[bytes], object] = self._begin
-
-    def whole(self, data: bytes) -> bytes | None:
-        """The content of `data` if it is certainly one whole chunk, as nearly every token comes; else None: nothing was taken."""
-        if self.between and data[-2:] == b"\r\n":
-            size = len(data)
-            if _size(data[:4]) == size:  # 16 to 255 bytes
-                return data[4:-2]
-            if _size(data[:5]) == size:
-                return data[5:-2]
-        return None
 
     def feed(self, data: bytes) -> int:
         """Take bytes of the body; answer how many belonged to it (all, unless it ended). `data` is not empty.

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from qm_proxy.events import Nanoseconds, event
-from qm_proxy.wire.chunked import Chunks, ChunksBroken, begins_with_chunk
+from qm_proxy.wire.chunked import Chunks, ChunksBroken, begins_with_chunk, content
 from qm_proxy.wire.head import (
     Headers,
     head_end,
@@ -225,6 +225,8 @@ class HttpConnection:
                     data = data[chunks.feed(data) :]
                 except ChunksBroken as exc:
                     return events + self._chunks_broke(chunks.pieces, exc, t_ns)
+                if not chunks.between:
+                    self.chunk = _no_chunk
                 if chunks.pieces:
                     events.append(ResponseBody(t_ns, self._u_n, b"".join(chunks.pieces)))
                     chunks.pieces.clear()
@@ -329,7 +331,7 @@ class HttpConnection:
 
     def _begin_chunks(self) -> None:
         self._u, self._u_chunks = _CHUNKED, Chunks()
-        self.chunk = self._u_chunks.whole
+        self.chunk = content
 
     def _answered(self, t_ns: Nanoseconds, events: list[HttpEvent]) -> None:
         events.append(ResponseEnd(t_ns, self._u_n, True, self._left_first or "framing"))
@@ -515,6 +517,7 @@ class HttpConnection:
                 self._lose_answers(_LOST, t_ns, events)
         elif self._u == _CHUNKED:
             assert self._u_chunks is not None
+            self.chunk = _no_chunk
             if not self._u_chunks.bridge(n_bytes):
                 self._lose_answers(_LOST_CHUNK, t_ns, events)
         elif self._u == _HEAD:
