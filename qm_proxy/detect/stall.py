@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from operator import sub
 from typing import NamedTuple
 
 from qm_proxy.events import (
@@ -51,6 +52,7 @@ SILENT_NS = 30_000_000_000
 
 _WINDOW = 64
 _WARM = 12  # gaps before the rule is trusted; until then only what is ten times the median and 0.25 s
+_PACE = 16  # gaps after which the pace is worked out anew
 _SKIP = 3  # first gaps of a stream: engines start unevenly
 _SIGMAS = 8
 _MEDIANS = 1.25
@@ -118,8 +120,8 @@ class Stall:
             self._chunks += 1
             if gap <= self._quick and self._late is None and self._gaps > _SKIP:  # cannot be a stall
                 self._last_server = event.server_ns  # type: ignore[union-attr]
-                self._gaps = gaps = self._gaps + 1
-                if gaps % 16:
+                self._gaps = n = self._gaps + 1
+                if n % _PACE:
                     self._window.push(gap)
                 else:
                     self._pace(gap)
@@ -129,6 +131,14 @@ class Stall:
 
     def deltas(self, deltas: Deltas) -> Iterable[Finding]:
         """`see` for each; the server's clock is read only where it is needed."""
+        if self._late is None and self._gaps > _SKIP:
+            gaps = list(map(sub, deltas.t_ns, (self._last, *deltas.t_ns)))
+            if max(gaps) <= self._quick and self._gaps % _PACE + len(gaps) < _PACE:  # all calm, and no new pace is due
+                self._window.extend(gaps)
+                self._gaps += len(gaps)
+                self._chunks += len(gaps)
+                self._last, self._last_server = deltas.t_ns[-1], deltas.server_ns(-1)
+                return ()
         found: list[Finding] = []
         last, window = self._last, self._window
         for i, t_ns in enumerate(deltas.t_ns):
@@ -136,8 +146,8 @@ class Stall:
             last = t_ns
             if gap <= self._quick and self._late is None and self._gaps > _SKIP:
                 self._chunks += 1
-                self._gaps = gaps = self._gaps + 1
-                if gaps % 16:
+                self._gaps += 1
+                if self._gaps % _PACE:
                     window.push(gap)
                 else:
                     self._pace(gap)

@@ -235,6 +235,17 @@ class Trailing:
             self._at = at + 1 if at + 1 < self.size else 0
         self._in_order = None
 
+    def extend(self, values: Sequence[float]) -> None:
+        """`push` each; no more than the window holds."""
+        end = self._at + len(values)
+        if len(self._values) == self.size and end <= self.size:
+            self._values[self._at : end] = array("d", values)
+            self._at = end if end < self.size else 0
+            self._in_order = None
+        else:
+            for value in values:
+                self.push(value)
+
     def _sorted(self) -> list[float]:
         if self._in_order is None:
             self._in_order = sorted(self._values)

@@ -126,6 +126,16 @@ def test_trailing_equals_a_fresh_look_at_its_window(values: list[int], size: int
         assert window.quantile(1.0) == max(seen)
 
 
+@given(st.lists(st.lists(st.integers(0, 10**9), max_size=5), max_size=20), st.integers(5, 12))
+def test_trailing_takes_several_at_once(parts: list[list[int]], size: int) -> None:
+    together, alone = Trailing(size), Trailing(size)
+    for part in parts:
+        together.extend(part)
+        for value in part:
+            alone.push(value)
+        assert (len(together), together.median(), together.mad()) == (len(alone), alone.median(), alone.mad())
+
+
 def test_trailing_forgets() -> None:
     window = Trailing(3)
     window.push(5)
