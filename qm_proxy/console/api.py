@@ -54,7 +54,7 @@ def problem_response(status: int, title: str, detail: str) -> Response:
 async def http_problem(_: Request, exc: Exception) -> Response:
     """Starlette's own errors (404, 405) as problem documents."""
     assert isinstance(exc, HTTPException)
-    answer = problem_response(exc.status_code, exc.detail, f"{exc.detail}.")
+    answer = problem_response(exc.status_code, exc.detail, f"{exc.detail.rstrip('.')}.")
     answer.headers.update(exc.headers or {})
     return answer
 
