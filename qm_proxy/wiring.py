@@ -166,6 +166,7 @@ class Process:
         self.pipes: dict[int, socket.socket] = {}
         self.lag_max_s = 0.0
         self.told: dict[str, str | None] = {}
+        self.recoveries_told = 0
         upstream = parse_upstream(self.plan["upstream"])
 
         # the parts
@@ -445,6 +446,11 @@ class Process:
             "export": None if self.export is None else self.export.trouble(),
             "store": None if store["state"] == "ok" else f"{store['message']} {store['remedy'] or ''} Traffic goes on.",
         }
+        passed = self.writer.latest_failure
+        if store["recoveries"] > self.recoveries_told and not self.told.get("store") and passed is not None:
+            print(f"qm-proxy: {passed.message} {passed.remedy or ''} Traffic goes on.", file=sys.stderr, flush=True)
+            self.told["store"] = passed.message  # it came and went between two looks: told all the same, and its end below
+        self.recoveries_told = store["recoveries"]
         for name, text in news.items():
             before = self.told.get(name)
             if (text is None) != (before is None):

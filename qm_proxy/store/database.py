@@ -171,7 +171,8 @@ def _machine(connection: sqlite3.Connection) -> str:
         )
         connection.execute("commit")
     except BaseException:
-        connection.execute("rollback")
+        if connection.in_transaction:  # a full disk has already ended it
+            connection.execute("rollback")
         raise
     return identifier
 

@@ -103,6 +103,7 @@ def renew(connection: sqlite3.Connection) -> bool:
         connection.execute("insert or replace into meta values ('views', ?)", (mark,))
         connection.execute("commit")
     except BaseException:
-        connection.execute("rollback")
+        if connection.in_transaction:
+            connection.execute("rollback")
         raise
     return True

@@ -99,6 +99,7 @@ class Writer:
         self.rejected = 0
         self.rejection: str | None = None
         self.recoveries = 0
+        self.latest_failure: Failure | None = None  # how the latest trouble began, also when it is over
         self.commit_s = 0.0  # the last one's duration
 
     # --- what the loop calls ------------------------------------------------------------------------------------------
@@ -271,6 +272,7 @@ class Writer:
             failure = failure_of(exc)
             if self._failure is None:
                 self._failing_since = time.monotonic()
+                self.latest_failure = failure
             self._failure = failure
             if failure.lasting:
                 self._close()
