@@ -214,7 +214,7 @@ class Exchange:
         self._coding: ContentDecoder | None = None
         self._decoder: Decoder | None = None
         self._feed: Callable[[bytes, Nanoseconds], list[Event]] | None = None  # its `feed`, behind the coding if there is one
-        self._decode_deltas: _DecodeDeltas | None = None  # its `deltas`, if there is none
+        self._decode_deltas: _DecodeDeltas | None = None  # its `deltas`, if there is no coding
         self._bytes_out = 0
         self._watchers: Sequence[Detector] = ()
         self._seers: list[_Seer] = []  # of them, those who see every delta …

@@ -139,25 +139,7 @@ class Stall:
                 self._chunks += len(gaps)
                 self._last, self._last_server = deltas.t_ns[-1], deltas.server_ns(-1)
                 return ()
-        found: list[Finding] = []
-        last, window = self._last, self._window
-        for i, t_ns in enumerate(deltas.t_ns):
-            gap = t_ns - last
-            last = t_ns
-            if gap <= self._quick and self._late is None and self._gaps > _SKIP:
-                self._chunks += 1
-                self._gaps += 1
-                if self._gaps % _PACE:
-                    window.push(gap)
-                else:
-                    self._pace(gap)
-            else:
-                self._last = t_ns - gap
-                if i:
-                    self._last_server = deltas.server_ns(i - 1)
-                found += self.see(deltas[i])
-        self._last, self._last_server = last, deltas.server_ns(-1)
-        return found
+        return [finding for delta in deltas for finding in self.see(delta)]
 
     def tick(self, t_ns: int) -> list[Finding]:
         """Time has passed: is a stream silent, or has a late chunk waited long enough for company?"""

@@ -91,7 +91,7 @@ class Chunks:
     def _skip_whole(self, data: bytes) -> int:
         """Take the whole chunks that `data` begins with; answer how many bytes they are."""
         at = 0
-        while (end := at + _SIZES.get(data[at : (begin := data.find(b"\n", at, at + 5) + 1)], 0)) > at:
+        while (end := at + _size(data[at : (begin := data.find(b"\n", at, at + 5) + 1)], 0)) > at:
             if data[end - 2 : end] != b"\r\n":
                 break
             self.pieces.append(data[begin : end - 2])
